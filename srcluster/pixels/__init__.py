@@ -1,0 +1,1 @@
+"""Pure maths on images: colour, resizing, quality metrics, figures."""
