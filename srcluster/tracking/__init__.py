@@ -1,0 +1,23 @@
+"""Runs in MLflow: the only package that imports mlflow.
+
+A `Run` never makes a training wait: what it logs goes through an `Outbox`, and arrives when the server can take
+it. Run ids are explicit and MLflow's global "active run" is not used, so that a driver can hold many runs and a
+worker continues the one that its driver, or its own previous life, began.
+"""
+
+from srcluster.tracking.environment import environment_tags
+from srcluster.tracking.run import Run, RunInfo, children, close_running, flatten
+from srcluster.tracking.server import TrackingError, check, comparison_page, runs_page
+
+__all__ = [
+    "Run",
+    "RunInfo",
+    "TrackingError",
+    "check",
+    "children",
+    "close_running",
+    "comparison_page",
+    "environment_tags",
+    "flatten",
+    "runs_page",
+]

@@ -1,0 +1,306 @@
+"""A run in MLflow, seen from the process that logs to it."""
+
+import io
+import json
+import posixpath
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mlflow import MlflowClient, entities
+
+from srcluster.tracking.delivery import deliver
+from srcluster.tracking.outbox import Artifact, Dataset, End, Outbox, Point, Status, Tag
+from srcluster.tracking.server import PATIENCE_S, TrackingError, address, patiently
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+__all__ = ["Run", "RunInfo", "children", "close_running", "flatten"]
+
+KEY_TAG = "srcluster.key"
+PARENT_TAG = "mlflow.parentRunId"
+
+_NAME = re.compile(r"(?!\.)[\w.: -]+(/(?!\.)[\w.: -]+)*")
+"""What MLflow takes as the name of a metric."""
+
+
+class Run:
+    """One run in MLflow. Made by `Run.start` or `Run.attach`.
+
+    What is logged is sent by a thread of its own, in order, a few seconds later; while the server is away it is
+    kept in memory (256 MiB of it; beyond that, in a spool file). So only `start`, `attach` and `end` wait for
+    the server. As a context manager it ends the run: FINISHED, FAILED after an exception, KILLED after Ctrl-C.
+
+    Attributes:
+        id: MLflow's id of the run, for `Run.attach` in another process.
+        experiment_id: MLflow's id of its experiment.
+    """
+
+    def __init__(self, client: MlflowClient, run: entities.Run):
+        self.id: str = run.info.run_id
+        self.experiment_id: str = run.info.experiment_id
+        # The last point of each metric in an earlier life of this run. `data.metrics` would not tell the steps.
+        self._logged = {metric.key: (metric.step, metric.value) for metric in run.data._metric_objs}
+        server = f"MLflow at {client.tracking_uri}"
+        self._outbox = Outbox(self.id, server, lambda entries: deliver(client, self.id, entries))
+
+    @classmethod
+    def start(
+        cls,
+        experiment: str,
+        name: str,
+        *,
+        key: str,
+        parent: str | None = None,
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+        timeout_s: float = PATIENCE_S,
+    ) -> "Run":
+        """Begin a run, or continue the one that was begun with the same key.
+
+        Args:
+            experiment: name of the experiment, created where it does not exist.
+            name: what the run is called in MLflow.
+            key: what makes it this run and no other, within the experiment: a restarted trial has the same key.
+            parent: id of the run it belongs to.
+            params: what was chosen, nested as it likes: see `flatten`.
+            tags: words about the run.
+            timeout_s: how long a server that is away is waited for.
+
+        Raises:
+            TrackingError: the server does not answer in time, refuses, or the run has other parameters.
+        """
+        client = MlflowClient(address())
+        words = {KEY_TAG: key, **({PARENT_TAG: parent} if parent else {}), **(tags or {})}
+        flat = flatten(params or {})
+
+        def begin() -> entities.Run:
+            experiment_id = _experiment_id(client, experiment)
+            found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = {_quoted(key)}", max_results=1)
+            run = found[0] if found else client.create_run(experiment_id, tags=words, run_name=name)
+            known = run.data.params
+            changed = sorted(k for k in flat.keys() & known.keys() if flat[k] != known[k])
+            if changed:
+                first = changed[0]
+                raise TrackingError(
+                    f"run {name!r} of experiment {experiment!r} was begun with {first} = {known[first]}, and now "
+                    f"has {flat[first]}: use another name, or delete that run in MLflow"
+                )
+            new = [entities.Param(k, flat[k]) for k in flat.keys() - known.keys()]
+            client.log_batch(run.info.run_id, params=new, tags=_tags(words), synchronous=True)
+            client.update_run(run.info.run_id, status="RUNNING")
+            return run
+
+        return cls(client, patiently(begin, timeout_s))
+
+    @classmethod
+    def attach(cls, run_id: str, *, timeout_s: float = PATIENCE_S) -> "Run":
+        """Log to a run that another process has started.
+
+        Raises:
+            TrackingError: the server does not answer in time, or has no such run.
+        """
+        client = MlflowClient(address())
+        return cls(client, patiently(lambda: client.get_run(run_id), timeout_s))
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log values at a step; does not wait for the server.
+
+        A run that goes on from a checkpoint passes through steps that it has logged before: they are left as
+        they are, so that no step has two points. NaN is kept as NaN; infinities as the largest doubles.
+
+        Args:
+            metrics: values by name; a name is words of letters, digits and `_-.: `, separated by slashes.
+            step: the training step they belong to.
+
+        Raises:
+            ValueError: MLflow would not take a name.
+        """
+        for key in metrics:
+            if not _NAME.fullmatch(key) or len(key) > 250:
+                raise ValueError(f"MLflow can't name a metric {key!r}")
+        now_ms = _now_ms()
+        points = (Point(key, float(value), step, now_ms) for key, value in metrics.items())
+        self._outbox.put(*(point for point in points if self._is_new(point)))
+
+    def tag(self, **tags: str) -> None:
+        """Set words about the run; `tag(**{"a.b": "c"})` where the key is no identifier."""
+        self._outbox.put(*(Tag(key, str(value)) for key, value in tags.items()))
+
+    def note(self, markdown: str) -> None:
+        """Set the description that MLflow shows on the run's page."""
+        self.tag(**{"mlflow.note.content": markdown})
+
+    def dataset(self, name: str, source: str, digest: str, context: str) -> None:
+        """Say which data the run read.
+
+        Args:
+            name: such as "Set5".
+            source: its URL or folder.
+            digest: which version of it.
+            context: what for: "train" or "test".
+        """
+        self._outbox.put(Dataset(name, source, digest, context))
+
+    def text(self, text: str, path: str) -> None:
+        """Keep a text file, such as "recipe.yaml", among the run's artifacts."""
+        self._keep(path, text.encode())
+
+    def image(self, picture: "Image", path: str) -> None:
+        """Keep a picture as a PNG file, such as "Set5/baby.png", among the run's artifacts."""
+        buffer = io.BytesIO()
+        picture.save(buffer, "PNG")
+        self._keep(path, buffer.getvalue())
+
+    def end(self, status: Status = "FINISHED", *, timeout_s: float = 60) -> Path | None:
+        """End the run and send what is left.
+
+        Args:
+            status: how it ended.
+            timeout_s: how long a server that is away is waited for.
+
+        Returns:
+            None, or the spool file with what the server did not get; a warning in the log says how to send it.
+        """
+        self._outbox.put(End(status, _now_ms()))
+        return self.close(timeout_s=timeout_s)
+
+    def close(self, *, timeout_s: float = 60) -> Path | None:
+        """Send what is left and leave the run as it is, for the process that started it to end; as `end`."""
+        return self._outbox.close(timeout_s)
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.end("FINISHED")
+        elif issubclass(kind, Exception):
+            self.end("FAILED")
+        else:
+            self.end("KILLED", timeout_s=10)
+
+    def _keep(self, path: str, content: bytes) -> None:
+        if posixpath.normpath(path) != path or path.startswith(("/", "..")):
+            raise ValueError(f"not a path inside a run: {path!r}")
+        self._outbox.put(Artifact(path, content))
+
+    def _is_new(self, point: Point) -> bool:
+        last = self._logged.get(point.key)
+        return last is None or point.step > last[0] or (point.step == last[0] and point.value != last[1])
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What MLflow knows of a run: its status is RUNNING, FINISHED, FAILED or KILLED."""
+
+    id: str
+    name: str
+    key: str
+    status: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+def children(parent_id: str, *, timeout_s: float = PATIENCE_S) -> list[RunInfo]:
+    """The runs that were started with this parent, the oldest first.
+
+    Raises:
+        TrackingError: the server does not answer in time, or has no such run.
+    """
+    client = MlflowClient(address())
+
+    def search() -> list[entities.Run]:
+        experiment_ids = [client.get_run(parent_id).info.experiment_id]
+        query, order = f"tags.`{PARENT_TAG}` = {_quoted(parent_id)}", ["attributes.start_time ASC"]
+        page = client.search_runs(experiment_ids, query, order_by=order)
+        runs = list(page)
+        while page.token:
+            page = client.search_runs(experiment_ids, query, order_by=order, page_token=page.token)
+            runs += page
+        return runs
+
+    return [
+        RunInfo(
+            id=run.info.run_id,
+            name=run.info.run_name,
+            key=run.data.tags.get(KEY_TAG, ""),
+            status=run.info.status,
+            params=run.data.params,
+            metrics=run.data.metrics,
+            tags=run.data.tags,
+        )
+        for run in patiently(search, timeout_s)
+    ]
+
+
+def close_running(
+    parent_id: str, status: Status, tags: Mapping[str, str] | None = None, *, timeout_s: float = PATIENCE_S
+) -> list[str]:
+    """End the children that a dead driver left RUNNING.
+
+    Args:
+        parent_id: the run whose children are meant; it is left as it is.
+        status: how they ended.
+        tags: words about why.
+        timeout_s: how long a server that is away is waited for.
+
+    Returns:
+        The ids of the runs that were ended.
+
+    Raises:
+        TrackingError: as `children`.
+    """
+    client = MlflowClient(address())
+    running = [run.id for run in children(parent_id, timeout_s=timeout_s) if run.status == "RUNNING"]
+
+    def close() -> None:
+        for run_id in running:
+            client.log_batch(run_id, tags=_tags(tags or {}), synchronous=True)
+            client.set_terminated(run_id, status)
+
+    patiently(close, timeout_s)
+    return running
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as MLflow takes them: `{"optimizer": {"lr": 1e-4}}` is `{"optimizer.lr": "0.0001"}`.
+
+    Lists are compact JSON; None, True and False are "null", "true" and "false", as in the recipe's YAML.
+    """
+    flat = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return flat
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return client.create_experiment(name)
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(f"experiment {name!r} is deleted in MLflow: restore it, or use another name")
+    return experiment.experiment_id
+
+
+def _tags(words: Mapping[str, str]) -> list[entities.RunTag]:
+    return [entities.RunTag(key, value) for key, value in words.items()]
+
+
+def _quoted(text: str) -> str:
+    """A string in MLflow's search language, which knows no escape."""
+    if "'" in text and '"' in text:
+        raise ValueError(f"a key can't hold both kinds of quotation marks: {text}")
+    return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,166 @@
+"""The MLflow server: where it is, whether it answers, what its errors mean, and where its pages are."""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from textwrap import shorten
+from typing import TypeVar
+from urllib.parse import quote, urlsplit
+
+from mlflow import MlflowClient, environment_variables
+from mlflow.exceptions import MlflowException, RestException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
+
+from srcluster.errors import UserError
+
+__all__ = [
+    "PATIENCE_S",
+    "TrackingError",
+    "address",
+    "check",
+    "comparison_page",
+    "is_refusal",
+    "patiently",
+    "reason",
+    "runs_page",
+]
+
+PATIENCE_S = 120
+"""How long a server that is away is waited for where there is nothing to do without it."""
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# MLflow's own patience is 7 retries of 120 s, in which nothing else would be sent; the outbox does the retrying.
+# Its defaults are changed, not the environment: child processes keep theirs, and a person's setting still counts.
+environment_variables.MLFLOW_HTTP_REQUEST_MAX_RETRIES.default = 0
+environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT.default = 20
+environment_variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.default = True
+
+
+class TrackingError(UserError):
+    """MLflow is absent, is not set up, or holds something else than this run."""
+
+
+def check(uri: str | None = None, *, timeout_s: float = 5) -> str:
+    """Make sure that an MLflow server answers.
+
+    Args:
+        uri: its address; without one, what MLFLOW_TRACKING_URI says.
+        timeout_s: how long it may take to answer.
+
+    Returns:
+        The address.
+
+    Raises:
+        TrackingError: there is no address, nothing answers there, or it is no MLflow server for us.
+    """
+    uri = address(uri)
+    try:
+        answer = http_request(
+            get_default_host_creds(uri), "/health", "GET", timeout=timeout_s, max_retries=0, raise_on_status=False
+        )
+    except MlflowException as error:
+        raise TrackingError(
+            f"no MLflow server answers at {uri} ({reason(error)}): start it, or correct MLFLOW_TRACKING_URI"
+        ) from error
+    if answer.text != "OK":
+        raise TrackingError(
+            f"{uri} is not an MLflow server (its /health answers {answer.status_code}): correct MLFLOW_TRACKING_URI"
+        )
+    # /health is open to everyone: only a real request tells whether this host and this user are let in.
+    patiently(lambda: MlflowClient(uri).search_experiments(max_results=1), timeout_s, uri)
+    return uri
+
+
+def address(uri: str | None = None) -> str:
+    """The address of the server: `uri`, or else MLFLOW_TRACKING_URI.
+
+    Raises:
+        TrackingError: there is none, or it is no http address.
+    """
+    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not uri:
+        raise TrackingError(
+            "no MLflow server is set: give its address in MLFLOW_TRACKING_URI, "
+            "or start one on this machine with `python -m srcluster.local up`"
+        )
+    if urlsplit(uri).scheme not in ("http", "https"):
+        raise TrackingError(
+            f"MLFLOW_TRACKING_URI is {uri}, which the workers of a cluster can't share: set it to the address of "
+            "an MLflow server, http://... or https://..."
+        )
+    return uri.rstrip("/")
+
+
+def patiently(action: Callable[[], T], timeout_s: float, uri: str | None = None) -> T:
+    """The result of `action`, which is repeated while the server is away.
+
+    Raises:
+        TrackingError: the server refuses, or is still away after `timeout_s`.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    waiting = False
+    while True:
+        try:
+            return action()
+        except MlflowException as error:
+            locked_out = error.get_http_status_code() in (401, 403)
+            if locked_out or is_refusal(error) or time.monotonic() > deadline_s:
+                raise _explained(error, address(uri)) from error
+            if not waiting:
+                _log.warning("MLflow at %s is away (%s); waiting for it", address(uri), reason(error))
+        waiting = True
+        time.sleep(1)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether trying again is useless: it's the request that is wrong, not the state of the server."""
+    if isinstance(error, MlflowException):
+        status = error.get_http_status_code()
+        # A bare 404 comes from something that stands in the server's place, such as a gateway while it restarts.
+        return status in (400, 409) or (status == 404 and isinstance(error, RestException))
+    # An artifact's upload through the server fails with the exception of `requests`.
+    return getattr(getattr(error, "response", None), "status_code", None) == 400
+
+
+def reason(error: BaseException) -> str:
+    """What is behind an exception of MLflow, in a few words."""
+    while inner := error.__cause__ or error.__context__:
+        error = inner
+    return shorten(str(error), 200)
+
+
+def runs_page(experiment_id: str, metric: str | None = None) -> str:
+    """The address of an experiment's table of runs in MLflow, the highest value of a metric first."""
+    order = f"?orderByKey={quote(f'metrics.`{metric}`', safe='')}&orderByAsc=false" if metric else ""
+    return f"{address()}/#/experiments/{experiment_id}/runs{order}"
+
+
+def comparison_page(experiment_id: str, run_ids: Sequence[str]) -> str:
+    """The address of the page of MLflow where runs of one experiment stand side by side."""
+    runs, experiments = (quote(json.dumps(ids), safe="") for ids in (list(run_ids), [experiment_id]))
+    return f"{address()}/#/compare-runs?runs={runs}&experiments={experiments}"
+
+
+def _explained(error: MlflowException, uri: str) -> TrackingError:
+    """What MLflow's exception means for a person."""
+    text = str(error)
+    if "Invalid Host header" in text:
+        host = urlsplit(uri).netloc
+        return TrackingError(
+            f"MLflow at {uri} refuses requests for the host {host}: add it to MLFLOW_SERVER_ALLOWED_HOSTS "
+            "where the server is started"
+        )
+    match error.get_http_status_code():
+        case 401 | 403:
+            return TrackingError(
+                f"MLflow at {uri} refuses us: set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD"
+            )
+        case _:
+            return TrackingError(f"MLflow at {uri} can't do it: {reason(error)}")
