@@ -1,0 +1,22 @@
+"""The networks. `build` is the only door: every one takes LR, B x 3 x h x w in [0, 1], and gives HR.
+
+HR is B x 3 x (scale h) x (scale w), around [0, 1] and not clipped, so that training has a gradient everywhere.
+"""
+
+from torch import nn
+
+from srcluster.models.interpolation import Interpolator
+from srcluster.models.srcnn import SRCNN
+from srcluster.recipe import Model
+
+__all__ = ["build"]
+
+
+def build(spec: Model, scale: int) -> nn.Module:
+    """The network that the recipe describes, freshly initialised from torch's random state."""
+    match spec.kind:
+        case "interpolation":
+            return Interpolator(scale, spec.kernel)
+        case "srcnn":
+            return SRCNN(scale, spec.kernel_sizes, spec.features, spec.init)
+    raise AssertionError(spec.kind)

@@ -1,0 +1,1 @@
+"""One worker's training: plain PyTorch, no cluster."""

@@ -1,0 +1,242 @@
+"""Photographs to WebDataset shards: tar files of HR samples, and a manifest that is written last.
+
+A sample is a square crop of a photograph with a margin around it (see `degradation`), or a whole photograph. Which
+photographs make which shard, and where each is cut, depends on the settings alone, so that shards can be made in any
+order by any number of workers and come out the same, byte for byte.
+"""
+
+import hashlib
+import io
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal
+
+import numpy as np
+import PIL
+import webdataset
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from srcluster import __version__, storage
+from srcluster.data.photos import Photo, PhotoError
+from srcluster.errors import UserError
+
+__all__ = ["MARGIN", "Manifest", "Packing", "Shard", "ShardError", "Skipped", "load_manifest", "make_shard", "pack"]
+
+MARGIN = 8
+"""HR pixels kept around a crop: what `degradation.margin` asks for at x4, the most of any scale."""
+
+_ALIGN = 12
+"""Crops begin at a multiple of every scale, so that their LR lies on the LR grid of the photograph."""
+
+_BYTES_PER_PIXEL = {"png": 1.7, "webp": 1.4, "jpg": 0.6, "npy": 3.0}
+"""About, of photographs; it says how many samples fill a shard."""
+
+_MANIFEST = "manifest.json"
+
+
+class ShardError(UserError):
+    """Shards can't be made, or are not what the manifest says."""
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Packing(_Record):
+    """How photographs become shards."""
+
+    source: str
+    """What the photographs are called."""
+    crop: int | None = Field(288, ge=8)
+    """Side of the crops in pixels, without the margin; None keeps whole photographs."""
+    crops_per_photo: int = Field(1, ge=1)
+    min_side: int = Field(0, ge=0)
+    """Photographs with a side shorter than this are skipped; at least what the crop and its margin need."""
+    format: Literal["png", "webp", "jpg", "npy"] = "webp"
+    """`png`, `webp` and `npy` (raw) are lossless; `jpg` is quality 95 without chroma subsampling."""
+    shard_bytes: int = Field(64_000_000, ge=1)
+    """About how large a shard becomes."""
+    seed: int = Field(0, ge=0)
+
+    @property
+    def needed_side(self) -> int:
+        """The shortest side of a photograph that can be used, in pixels."""
+        return max(self.min_side, self.crop + 2 * MARGIN if self.crop else 1)
+
+    @property
+    def photos_per_shard(self) -> int:
+        side = self.crop + 2 * MARGIN if self.crop else 512
+        sample_bytes = _BYTES_PER_PIXEL[self.format] * side**2
+        return max(1, int(self.shard_bytes / sample_bytes / (self.crops_per_photo if self.crop else 1)))
+
+
+class Shard(_Record):
+    """One tar file."""
+
+    name: str
+    samples: int
+    bytes: int
+    sha256: str
+
+
+class Skipped(_Record):
+    """A photograph that could not be used, and why."""
+
+    photo: str
+    reason: str
+
+
+class Manifest(_Record):
+    """What was packed, how, and into what."""
+
+    version: Literal[1] = 1
+    packing: Packing
+    shortest_side: int
+    """Of any sample, in pixels."""
+    shards: tuple[Shard, ...]
+    skipped: tuple[Skipped, ...]
+    software: dict[str, str]
+    """Versions of what wrote the shards: their bytes depend on them."""
+
+    @property
+    def samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    def encode(self) -> bytes:
+        return (self.model_dump_json(indent=1) + "\n").encode()
+
+    def digest(self) -> str:
+        """12 hexadecimal digits that name this very data set."""
+        return hashlib.sha256(self.encode()).hexdigest()[:12]
+
+
+class Made(_Record):
+    """A shard just made and stored, with what its manifest entry needs."""
+
+    shard: Shard | None
+    """None where no photograph of it could be used."""
+    shortest_side: int
+    skipped: tuple[Skipped, ...]
+
+
+def _encode(image: np.ndarray, format: str) -> bytes:
+    buffer = io.BytesIO()
+    match format:
+        case "npy":
+            np.save(buffer, np.ascontiguousarray(image))
+        case "png":
+            Image.fromarray(image).save(buffer, "PNG")
+        case "webp":
+            # Method 0 of 6: 9 % larger than method 4, and packed sixteen times as fast.
+            Image.fromarray(image).save(buffer, "WEBP", lossless=True, quality=20, method=0)
+        case "jpg":
+            Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)
+    return buffer.getvalue()
+
+
+def _crops(image: np.ndarray, photo: str, packing: Packing) -> Iterable[np.ndarray]:
+    if packing.crop is None:
+        yield image
+        return
+    side = packing.crop + 2 * MARGIN
+    random = np.random.default_rng([packing.seed, *photo.encode()])
+    for _ in range(packing.crops_per_photo):
+        top, left = (_ALIGN * int(random.integers((length - side) // _ALIGN + 1)) for length in image.shape[:2])
+        yield image[top : top + side, left : left + side]
+
+
+def make_shard(photos: Sequence[Photo], index: int, packing: Packing, url: str) -> Made:
+    """Make the shard of this index, of all `photos`, and store it below `url`.
+
+    Photographs that can't be used are skipped and said; memory holds this one shard.
+    """
+    first = index * packing.photos_per_shard
+    tar = io.BytesIO()
+    samples, shortest, skipped = 0, 1 << 30, []
+    with webdataset.TarWriter(tar, encoder=False, mtime=0, user="srcluster", group="srcluster") as writer:
+        for photo in photos[first : first + packing.photos_per_shard]:
+            try:
+                image = photo.decode()
+                if min(image.shape[:2]) < packing.needed_side:
+                    height, width = image.shape[:2]
+                    needed = packing.needed_side
+                    raise PhotoError(f"{photo.name} is {width} x {height}; each side must have {needed} pixels or more")
+            except PhotoError as error:
+                skipped.append(Skipped(photo=photo.name, reason=str(error)))
+                continue
+            for crop in _crops(image, photo.name, packing):
+                key = f"{index:06d}-{samples:06d}"
+                writer.write({"__key__": key, packing.format: _encode(crop, packing.format)})
+                samples += 1
+                shortest = min(shortest, *crop.shape[:2])
+    if not samples:
+        return Made(shard=None, shortest_side=shortest, skipped=skipped)
+    content = tar.getvalue()
+    shard = Shard(
+        name=f"{index:06d}.tar", samples=samples, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
+    )
+    storage.write(storage.join(url, shard.name), content)
+    return Made(shard=shard, shortest_side=shortest, skipped=skipped)
+
+
+def pack(
+    photos: Sequence[Photo],
+    packing: Packing,
+    url: str,
+    *,
+    run: Callable[[Sequence[Photo], Packing, str, int], Iterable[Made]] | None = None,
+    skip_share: float = 0.1,
+) -> Manifest:
+    """Make every shard, then the manifest.
+
+    Args:
+        photos: What to pack.
+        packing: How.
+        url: Folder or s3:// prefix the shards go to.
+        run: Gives `make_shard(photos, index, packing, url)` for each index below the last argument, in order; by
+            default one after the other.
+        skip_share: The largest share of photographs that may be unusable.
+
+    Raises:
+        ShardError: Too many photographs are unusable.
+        StorageError: The shards can't be stored.
+    """
+    storage.check(url, write=True)
+    count = -(-len(photos) // packing.photos_per_shard)
+    made = list((run or _one_by_one)(photos, packing, url, count))
+    skipped = [skip for one in made for skip in one.skipped]
+    if len(skipped) > skip_share * len(photos):
+        raise ShardError(
+            f"{len(skipped)} of {len(photos)} photographs of {packing.source} can't be used, more than the "
+            f"{skip_share:.0%} that may be; the first: {skipped[0].reason}"
+        )
+    manifest = Manifest(
+        packing=packing,
+        shortest_side=min(one.shortest_side for one in made),
+        shards=[one.shard for one in made if one.shard],
+        skipped=skipped,
+        software={"srcluster": __version__, "pillow": PIL.__version__, "numpy": np.__version__},
+    )
+    storage.write(storage.join(url, _MANIFEST), manifest.encode())
+    return manifest
+
+
+def _one_by_one(photos: Sequence[Photo], packing: Packing, url: str, count: int) -> Iterable[Made]:
+    return (make_shard(photos, index, packing, url) for index in range(count))
+
+
+def load_manifest(url: str) -> Manifest:
+    """The manifest of the shards below a URL.
+
+    Raises:
+        ShardError: There is none, or it is not one of ours.
+        StorageError: The store can't be read.
+    """
+    storage.check(url)
+    place = storage.join(url, _MANIFEST)
+    if not storage.exists(place):
+        raise ShardError(f"there is no {place}: make the shards with python -m srcluster.pack, and let it finish")
+    try:
+        return Manifest.model_validate_json(storage.read(place))
+    except ValidationError as error:
+        raise ShardError(f"{place} is no manifest of version 1; pack the shards again") from error

@@ -1,0 +1,39 @@
+"""Distances between pixels."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from srcluster.pixels.colour import luma
+
+__all__ = ["PixelObjective"]
+
+
+@dataclass(frozen=True)
+class PixelObjective:
+    """The mean distance of pixels.
+
+    Attributes:
+        kind: `mse`; `l1`; or `charbonnier`, sqrt(d^2 + eps^2) with eps = 1e-3 (Lai et al., LapSRN, 2017).
+        channels: Of `rgb`, or of the luma `y` alone.
+        shave: HR pixels at each border that do not count.
+    """
+
+    kind: str
+    channels: str
+    shave: int
+
+    def __call__(self, sr: Tensor, hr: Tensor) -> Tensor:
+        inside = slice(self.shave, sr.shape[-1] - self.shave)
+        sr, hr = sr[..., inside, inside], hr[..., inside, inside]
+        if self.channels == "y":
+            sr, hr = luma(*sr.unbind(1)), luma(*hr.unbind(1))
+        match self.kind:
+            case "mse":
+                return F.mse_loss(sr, hr)
+            case "l1":
+                return F.l1_loss(sr, hr)
+            case "charbonnier":
+                return ((sr - hr).square() + 1e-6).sqrt().mean()
+        raise AssertionError(self.kind)

@@ -1,0 +1,356 @@
+"""What one training run is.
+
+A recipe says everything once: with its shards' manifest digest and its seed it reproduces a run. It is read from
+YAML, by the name of one that ships with the package or by a path, and changed by dotted overrides
+(`optimizer.lr=3e-4`). The batch is the global batch and time is counted in steps, so that more workers change the
+speed of an experiment and not the experiment.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+
+from srcluster.errors import UserError
+
+__all__ = [
+    "SGD",
+    "SRCNN",
+    "Adam",
+    "Checkpoint",
+    "Data",
+    "Evaluation",
+    "Interpolation",
+    "Model",
+    "Objective",
+    "Optimizer",
+    "Recipe",
+    "RecipeError",
+    "Schedule",
+    "flatten",
+    "load",
+    "read_yaml",
+    "recipe_from",
+    "shipped",
+    "with_overrides",
+]
+
+
+class RecipeError(UserError):
+    """A recipe or an override says something that can't be understood."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Interpolation(_Part):
+    """No network: the baselines of every table, evaluated by the same code as the networks."""
+
+    kind: Literal["interpolation"] = "interpolation"
+    kernel: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+
+
+class SRCNN(_Part):
+    """Dong et al., "Image Super-Resolution Using Deep Convolutional Networks" (TPAMI 2016)."""
+
+    kind: Literal["srcnn"]
+    kernel_sizes: tuple[int, int, int] = (9, 5, 5)
+    """Side of the filters of patch extraction, non-linear mapping and reconstruction; the paper's 9-1-5 or 9-5-5."""
+    features: tuple[int, int] = (64, 32)
+    """Channels after the first and the second layer."""
+    init: Literal["identity", "he", "paper"] = "identity"
+    """How the weights begin: `paper` is Gaussian with deviation 0.001; `he` is He et al., 2015; `identity` is `he`
+    with one channel that hands the bicubic picture through, so that the network begins as good as bicubic."""
+
+    @model_validator(mode="after")
+    def _odd(self):
+        if any(size < 1 or size % 2 == 0 for size in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes are odd, so that a filter has a centre, not {self.kernel_sizes}")
+        return self
+
+
+Model = Annotated[Interpolation | SRCNN, Field(discriminator="kind")]
+
+
+class Data(_Part):
+    """Where HR patches come from, and how many make a batch."""
+
+    shards: str = "auto"
+    """URL or folder of packed shards; `auto` means the embedded cluster's default photographs."""
+    patch: int = Field(96, ge=8)
+    """Side of an HR training patch in pixels."""
+    batch: int = Field(16, ge=1)
+    """Patches a step, over all ranks together."""
+    patches_per_sample: int = Field(1, ge=1)
+    """Patches cut from a sample each time it is decoded."""
+    workers: int = Field(0, ge=0)
+    """Loader processes of each rank; 0 decodes in a thread of the training process."""
+    shuffle_shards: int = Field(4, ge=1)
+    """Shards whose samples are shuffled together; as many are held by each loader."""
+    augment: bool = True
+    """The eight flips and quarter turns, at random."""
+
+
+class Objective(_Part):
+    """What training minimises."""
+
+    kind: Literal["mse", "l1", "charbonnier"] = "mse"
+    channels: Literal["rgb", "y"] = "rgb"
+    shave: int = Field(0, ge=0)
+    """HR pixels at each border of a patch that do not count: there a network sees padding in place of picture."""
+
+
+class _Optimizer(_Part):
+    lr: float = Field(gt=0)
+    """Learning rate; the peak of the schedule."""
+    layer_lr: dict[str, float] = {}
+    """Learning rates of their own for layers, by the beginning of their parameters' names."""
+    weight_decay: float = Field(0.0, ge=0)
+
+
+class Adam(_Optimizer):
+    """Kingma and Ba, 2015."""
+
+    kind: Literal["adam"] = "adam"
+    lr: float = Field(1e-4, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class SGD(_Optimizer):
+    """Stochastic gradient descent with momentum."""
+
+    kind: Literal["sgd"]
+    momentum: float = Field(0.9, ge=0, lt=1)
+
+
+def _optimizer_kind(value: Any) -> str:
+    return value.get("kind", "adam") if isinstance(value, Mapping) else getattr(value, "kind", "adam")
+
+
+Optimizer = Annotated[
+    Annotated[Adam, Tag("adam")] | Annotated[SGD, Tag("sgd")], Discriminator(_optimizer_kind)
+]
+
+
+class Schedule(_Part):
+    """The learning rate over the steps, as a factor of the optimiser's."""
+
+    kind: Literal["constant", "cosine", "step"] = "constant"
+    warmup_steps: int = Field(0, ge=0)
+    """Steps of linear rise from 0."""
+    milestones: tuple[int, ...] = ()
+    """For `step`: the steps at which the rate is multiplied by `gamma`."""
+    gamma: float = Field(0.5, gt=0, le=1)
+    final: float = Field(0.0, ge=0, le=1)
+    """For `cosine`: the factor reached at the last step."""
+
+    @model_validator(mode="after")
+    def _milestones(self):
+        if (self.kind == "step") != bool(self.milestones):
+            raise ValueError("milestones belong to kind: step, which needs at least one")
+        return self
+
+
+class Evaluation(_Part):
+    """Benchmark PSNR during the run."""
+
+    benchmarks: tuple[str, ...] | Literal["auto"] = "auto"
+    """Names (Set5, Set14, BSD100, Wheel3) or folders or s3:// URLs; `auto` takes the named ones that are at hand."""
+    every_steps: int = Field(1000, ge=1)
+
+
+class Checkpoint(_Part):
+    """How often a run can be continued from."""
+
+    every_steps: int = Field(1000, ge=1)
+    keep: int = Field(1, ge=1)
+    """Latest checkpoints to keep."""
+
+
+class Recipe(_Part):
+    """One training run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    scale: Literal[2, 3, 4] = 4
+    seed: int = Field(0, ge=0)
+    steps: int = Field(ge=0)
+    model: Model
+    data: Data = Data()
+    objective: Objective = Objective()
+    optimizer: Optimizer = Adam()
+    schedule: Schedule = Schedule()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the forward and backward passes; `auto` is bf16 where the device multiplies it faster than fp32."""
+    compile: bool = False
+    """Compile the network; it costs up to a minute at the start."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights that is evaluated and kept; 0 keeps none."""
+    clip_norm: float = Field(0.0, ge=0)
+    """Largest norm of the gradient of all weights; 0 does not clip."""
+    log_every_steps: int = Field(50, ge=1)
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.data.patch % self.scale:
+            raise ValueError(f"data.patch is a multiple of the scale {self.scale}, not {self.data.patch}")
+        if 2 * self.objective.shave >= self.data.patch:
+            raise ValueError(
+                f"objective.shave {self.objective.shave} leaves nothing of a {self.data.patch} px patch"
+            )
+        return self
+
+    def digest(self) -> str:
+        """12 hexadecimal digits that change with anything the recipe says."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[
+            :12
+        ]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-4 for text, as it has no point; here it is the number that it looks like."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(text: str, origin: str) -> Any:
+    """Parse YAML; `origin` names its source in the error.
+
+    Raises:
+        RecipeError: It is not YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in (resources.files("srcluster") / "recipes").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: One that ships with the package (`srcnn`), or the path of a YAML file.
+        overrides: `key.key=value`, the value in YAML.
+
+    Raises:
+        RecipeError: There is none of that name, or it or an override is not understood.
+    """
+    names = shipped()
+    path = Path(name)
+    if name in names:
+        text = (resources.files("srcluster") / "recipes" / f"{name}.yaml").read_text()
+        path = Path(f"{name}.yaml")
+    elif path.is_file():
+        text = path.read_text()
+    else:
+        raise RecipeError(
+            f"there is no recipe {name!r}{_did_you_mean(name, names)}; shipped are {', '.join(names)}"
+        )
+    values = read_yaml(text, str(path))
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} holds no recipe: it should be a mapping with steps:, model: and so on")
+    return recipe_from({"name": path.stem, **values}, dict(map(_parse_override, overrides)))
+
+
+def _parse_override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not key.strip():
+        raise RecipeError(f"an override reads key=value, as in optimizer.lr=3e-4, not {text!r}")
+    return key.strip(), read_yaml(value, text)
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested `values` with each dotted key of `overrides` replaced."""
+    changed = {
+        key: with_overrides(value, {}) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+    }
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        part = changed
+        for parent in parents:
+            if not isinstance(part.setdefault(parent, {}), dict):
+                raise RecipeError(f"{dotted} is not in a recipe: {parent} is a single value")
+            part = part[parent]
+        part[last] = value
+    return changed
+
+
+def recipe_from(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Validate nested values, with dotted overrides, into a recipe.
+
+    Raises:
+        RecipeError: A key is unknown (it says which was probably meant), or a value is out of its range.
+    """
+    try:
+        return Recipe.model_validate(with_overrides(values, overrides or {}))
+    except ValidationError as error:
+        problems = "; ".join(_explain(problem) for problem in error.errors())
+        raise RecipeError(f"recipe {values.get('name', '')}: {problems}") from error
+
+
+# Where a union's part is wrong, pydantic's place names the kind that was chosen: optimizer.adam.lr.
+_PARTS = {
+    part.__name__.lower(): part
+    for part in (Interpolation, SRCNN, Adam, SGD, Data, Objective, Schedule, Evaluation, Checkpoint)
+}
+_KINDS = {"interpolation", "srcnn", "adam", "sgd"}
+
+
+def _explain(problem: Mapping[str, Any]) -> str:
+    place = [str(key) for key in problem["loc"]]
+    where = ".".join(key for key in place if key not in _KINDS)
+    match problem["type"]:
+        case "extra_forbidden":
+            part = _PARTS[place[-2]] if len(place) > 1 else Recipe
+            return f"unknown key {where}{_did_you_mean(place[-1], part.model_fields)}"
+        case "missing":
+            return f"{where} is missing"
+        case "union_tag_not_found":
+            return f"{where}.kind is missing"
+        case "union_tag_invalid":
+            kinds, kind = problem["ctx"]["expected_tags"], problem["ctx"]["tag"]
+            return f"{where}.kind is one of {kinds}, not {kind!r}{_did_you_mean(kind, kinds.split(chr(39)))}"
+        case "value_error":
+            return f"{where}: {problem['ctx']['error']}" if where else str(problem["ctx"]["error"])
+        case _:
+            return f"{where}: {problem['msg']} (given: {problem['input']!r})"
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested mappings to one of dotted keys, for tables and for MLflow's parameters."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat

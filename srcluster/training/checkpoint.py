@@ -1,0 +1,91 @@
+"""A training's state on disk, as a folder of files that hold no code.
+
+Weights are safetensors, the optimiser's state is loaded with weights_only=True, and the rest is JSON. With the
+recipe, these are all that a run depends on: batches and augmentation are functions of the step.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from srcluster.errors import UserError
+
+__all__ = ["CheckpointError", "State", "load_weights"]
+
+
+class CheckpointError(UserError):
+    """A checkpoint that can't be continued from."""
+
+
+@dataclass
+class State:
+    """All that changes while training."""
+
+    network: nn.Module
+    optimizer: torch.optim.Optimizer
+    average: dict[str, Tensor]
+    """Moving average of the weights; empty where the recipe keeps none."""
+    step: int = 0
+    best: dict[str, float] = field(default_factory=dict)
+    """Metrics of the best evaluation so far, `step` among them."""
+    best_weights: dict[str, Tensor] = field(default_factory=dict)
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights to evaluate and to keep: the average, if there is one."""
+        return {**self.network.state_dict(), **self.average}
+
+    def save(self, folder: Path, recipe_digest: str) -> None:
+        """Write the state to a folder, which is made."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(_portable(self.network.state_dict()), folder / "network.safetensors")
+        save_file(_portable(self.average), folder / "average.safetensors")
+        save_file(_portable(self.best_weights), folder / "best.safetensors")
+        torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+        facts = {"step": self.step, "best": self.best, "recipe": recipe_digest}
+        (folder / "state.json").write_text(json.dumps(facts))
+
+    def load(self, folder: Path, recipe_digest: str) -> None:
+        """Continue from a saved state.
+
+        Raises:
+            CheckpointError: It is of another recipe, or damaged.
+        """
+        try:
+            facts = json.loads((folder / "state.json").read_text())
+            if facts["recipe"] != recipe_digest:
+                raise CheckpointError(
+                    f"{folder} is of recipe {facts['recipe']} and this is {recipe_digest}: give the run another name, "
+                    "or the recipe it began with"
+                )
+            device = next(self.network.parameters()).device
+            self.network.load_state_dict(load_weights(folder / "network.safetensors", device))
+            self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", device, weights_only=True))
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the checkpoint {folder} is damaged ({error}); continue from an older one"
+            ) from error
+        self.average = load_weights(folder / "average.safetensors", device)
+        self.best_weights = load_weights(folder / "best.safetensors", device)
+        self.step, self.best = facts["step"], facts["best"]
+
+
+def load_weights(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        CheckpointError: It is missing or damaged.
+    """
+    try:
+        return load_file(path, str(device))
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"the weights {path} are missing or damaged ({error})") from error
+
+
+def _portable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors takes no channels_last tensor.
+    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

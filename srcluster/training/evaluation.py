@@ -1,0 +1,57 @@
+"""Benchmark PSNR and SSIM of a network."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+import torch
+from torch import nn
+
+from srcluster.data.benchmarks import Benchmark
+from srcluster.pixels.metrics import psnr, ssim
+from srcluster.pixels.resize import to_uint8
+
+__all__ = ["Score", "evaluate", "means", "restore"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """How well one image was restored: `values` by metric, psnr_y, psnr_rgb and ssim_y; `sr` H x W x 3 uint8."""
+
+    image: str
+    values: dict[str, float]
+    sr: np.ndarray
+
+
+@torch.inference_mode()
+def restore(network: nn.Module, lr: np.ndarray) -> np.ndarray:
+    """One LR image, h x w x 3 uint8, through a network: H x W x 3 uint8. In float32, whatever it was trained in."""
+    parameter = next(network.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    image = torch.from_numpy(lr).to(device).permute(2, 0, 1)[None].float() / 255
+    return to_uint8(network(image))[0].permute(1, 2, 0).cpu().numpy()
+
+
+def evaluate(network: nn.Module, benchmark: Benchmark, scale: int) -> list[Score]:
+    """Restore and measure every image of a benchmark, by the protocol of `pixels.metrics`."""
+    was_training = network.training
+    network.eval()
+    scores = []
+    for image in benchmark.images:
+        sr = restore(network, image.lr)
+        luma = "grey" if image.grey else "y"
+        values = {
+            "psnr_y": psnr(sr, image.hr, shave=scale, channels=luma),
+            "psnr_rgb": psnr(sr, image.hr, shave=scale, channels="rgb"),
+            "ssim_y": ssim(sr, image.hr, shave=scale, channels=luma),
+        }
+        scores.append(Score(image.name, values, sr))
+    network.train(was_training)
+    return scores
+
+
+def means(benchmark: str, scores: Iterable[Score]) -> dict[str, float]:
+    """`psnr_y/Set5` and so on: each metric's mean over the images."""
+    scores = list(scores)
+    return {f"{metric}/{benchmark}": fmean(score.values[metric] for score in scores) for metric in scores[0].values}

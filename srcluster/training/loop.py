@@ -1,0 +1,247 @@
+"""The training loop of one worker. It knows no cluster: what goes in and out is passed to it."""
+
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grad_norm_
+
+from srcluster import models, objectives
+from srcluster.data.benchmarks import Benchmark
+from srcluster.data.degradation import augment, degrade
+from srcluster.errors import UserError
+from srcluster.recipe import Optimizer, Recipe, RecipeError, Schedule
+from srcluster.training.checkpoint import State
+from srcluster.training.evaluation import Score, evaluate, means
+from srcluster.training.precision import Precision, choose
+
+__all__ = ["Fit", "NonFiniteLossError", "Reporter", "fit", "learning_rate_factor", "make_optimizer"]
+
+
+class NonFiniteLossError(UserError):
+    """The loss became infinite or not a number."""
+
+
+class Reporter(Protocol):
+    """What a training tells, and whom: Ray Tune, Ray Train, a terminal, a test."""
+
+    def report(self, step: int, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
+        """Take metrics of a step, and the folder of a checkpoint if there is one; it is deleted afterwards."""
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training leaves: the best network, its metrics (`best/psnr_y/Set5`, ...) and scores by benchmark."""
+
+    network: nn.Module
+    metrics: dict[str, float]
+    scores: dict[str, list[Score]]
+
+
+def fit(
+    recipe: Recipe,
+    open_batches: Callable[[int], Iterator[Tensor]],
+    benchmarks: Sequence[Benchmark],
+    reporter: Reporter,
+    resume: Path | None = None,
+) -> Fit:
+    """Train a network by its recipe.
+
+    Args:
+        recipe: The run.
+        open_batches: Gives the batches from a step on: HR patches with their margin, B x 3 x H x W uint8.
+        benchmarks: The first is followed during the run and decides which weights are best; all are measured at
+            the end.
+        reporter: Is told metrics and checkpoints.
+        resume: Folder of a checkpoint to continue from.
+
+    Raises:
+        NonFiniteLossError: Training diverged; the last checkpoint is from before.
+        CheckpointError: `resume` can't be continued from.
+    """
+    torch.manual_seed(recipe.seed)
+    precision = choose(recipe.precision)
+    network = precision.prepare(models.build(recipe.model, recipe.scale))
+    state = State(network, make_optimizer(network, recipe.optimizer), average={})
+    if resume:
+        state.load(resume, recipe.digest())
+    elif recipe.ema:
+        state.average = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+
+    train = _Step(recipe, state, precision)
+    batches = open_batches(state.step)
+    meter = _Meter(recipe.data.batch, state.step)
+    while state.step < recipe.steps:
+        with meter.waiting():
+            hr = next(batches)
+        train(hr)
+        log, follow, save = (
+            state.step == recipe.steps or state.step % every == 0
+            for every in (recipe.log_every_steps, recipe.evaluation.every_steps, recipe.checkpoint.every_steps)
+        )
+        if log or follow or save:
+            train.check()
+        if log:
+            reporter.report(state.step, train.metrics() | meter.metrics(state.step))
+        if follow:
+            reporter.report(state.step, _follow(recipe, state, benchmarks[0]))
+        if save:
+            with tempfile.TemporaryDirectory() as folder:
+                state.save(Path(folder), recipe.digest())
+                reporter.report(state.step, {}, Path(folder))
+        if follow or save:
+            meter.restart(state.step)
+    return _finish(recipe, state, benchmarks)
+
+
+def _follow(recipe: Recipe, state: State, benchmark: Benchmark) -> dict[str, float]:
+    """Evaluate the weights as they are, and keep them if they are the best so far."""
+    network = _with_weights(recipe, state.weights())
+    metrics = means(benchmark.name, evaluate(network, benchmark, recipe.scale))
+    score = f"psnr_y/{benchmark.name}"
+    if metrics[score] > state.best.get(score, -math.inf):
+        state.best = metrics | {"step": state.step}
+        state.best_weights = {name: weight.detach().clone() for name, weight in state.weights().items()}
+    return metrics
+
+
+def _finish(recipe: Recipe, state: State, benchmarks: Sequence[Benchmark]) -> Fit:
+    network = _with_weights(recipe, state.best_weights or state.weights())
+    scores = {benchmark.name: evaluate(network, benchmark, recipe.scale) for benchmark in benchmarks}
+    metrics = {"best/step": float(state.best.get("step", state.step))}
+    for name, of_benchmark in scores.items():
+        metrics |= {f"best/{key}": value for key, value in means(name, of_benchmark).items()}
+    return Fit(network, metrics, scores)
+
+
+def _with_weights(recipe: Recipe, weights: dict[str, Tensor]) -> nn.Module:
+    """A network to evaluate, beside the one in training."""
+    network = models.build(recipe.model, recipe.scale)
+    network.load_state_dict(weights)
+    return network.to(next(iter(weights.values())).device).eval()
+
+
+def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
+    """The optimiser of a recipe, with a parameter group of its own for each entry of `layer_lr`.
+
+    Raises:
+        RecipeError: `layer_lr` names no layer of the network.
+    """
+    groups: dict[str, list[nn.Parameter]] = {layer: [] for layer in spec.layer_lr}
+    others = []
+    for name, weight in network.named_parameters():
+        layer = next((layer for layer in groups if name.startswith(f"{layer}.")), None)
+        (others if layer is None else groups[layer]).append(weight)
+    for layer, weights in groups.items():
+        if not weights:
+            layers = ", ".join(name for name, _ in network.named_children())
+            raise RecipeError(f"optimizer.layer_lr names no layer {layer!r} of this network; it has {layers}")
+    grouped = [{"params": others, "lr": spec.lr}] if others else []
+    grouped += [{"params": weights, "lr": spec.layer_lr[layer]} for layer, weights in groups.items()]
+    match spec.kind:
+        case "adam":
+            return torch.optim.Adam(grouped, betas=spec.betas, weight_decay=spec.weight_decay, fused=True)
+        case "sgd":
+            return torch.optim.SGD(grouped, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True)
+    raise AssertionError(spec.kind)
+
+
+def learning_rate_factor(schedule: Schedule, step: int, steps: int) -> float:
+    """What the peak learning rate is multiplied by at a step, the first being 0."""
+    if step < schedule.warmup_steps:
+        return (step + 1) / schedule.warmup_steps
+    match schedule.kind:
+        case "constant":
+            return 1.0
+        case "step":
+            return schedule.gamma ** sum(step >= milestone for milestone in schedule.milestones)
+        case "cosine":
+            progress = (step - schedule.warmup_steps) / max(steps - schedule.warmup_steps, 1)
+            return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
+    raise AssertionError(schedule.kind)
+
+
+class _Step:
+    """One optimiser step, and the guard against a loss that is no number."""
+
+    def __init__(self, recipe: Recipe, state: State, precision: Precision):
+        self.recipe, self.state, self.precision = recipe, state, precision
+        self.objective = objectives.build(recipe.objective)
+        self.network = torch.compile(state.network) if recipe.compile else state.network
+        self.weights = list(state.network.parameters())
+        self.averages = [state.average[name] for name, _ in state.network.named_parameters() if state.average]
+        self.peak_lr = [group["lr"] for group in make_optimizer(state.network, recipe.optimizer).param_groups]
+        self.factor = 0.0
+        # Kept on the device: to look at each step's loss would make every step wait for the last.
+        self.loss = torch.zeros((), device=precision.device)
+        self.diverged_at = torch.full((), -1, dtype=torch.int64, device=precision.device)
+
+    def __call__(self, hr: Tensor) -> None:
+        recipe, state = self.recipe, self.state
+        hr = hr.to(self.precision.device, non_blocking=True)
+        if recipe.data.augment:
+            seed = np.random.SeedSequence([recipe.seed, state.step]).generate_state(1).item()
+            hr = augment(hr, torch.Generator().manual_seed(seed))
+        lr, hr = degrade(hr, recipe.scale)
+        with self.precision.autocast():
+            sr = self.network(lr)
+        loss = self.objective(sr.float(), hr)
+        loss.backward()
+        if recipe.clip_norm:
+            clip_grad_norm_(self.weights, recipe.clip_norm)
+        self.factor = learning_rate_factor(recipe.schedule, state.step, recipe.steps)
+        for group, peak in zip(state.optimizer.param_groups, self.peak_lr, strict=True):
+            group["lr"] = peak * self.factor
+        state.optimizer.step()
+        state.optimizer.zero_grad(set_to_none=True)
+        state.step += 1
+        if self.averages:
+            torch._foreach_lerp_(self.averages, self.weights, 1 - recipe.ema)
+        self.loss = loss.detach()
+        diverged = ~self.loss.isfinite() & (self.diverged_at < 0)
+        self.diverged_at = torch.where(diverged, state.step, self.diverged_at)
+
+    def check(self) -> None:
+        """Waits for the device. Raises NonFiniteLossError if any step's loss was not finite."""
+        if (step := int(self.diverged_at)) >= 0:
+            raise NonFiniteLossError(
+                f"the loss was not finite at step {step} (optimizer.lr={self.recipe.optimizer.lr:g}): lower the "
+                "learning rate, add warm-up, or set clip_norm"
+            )
+
+    def metrics(self) -> dict[str, float]:
+        return {"train/loss": float(self.loss), "train/lr": self.recipe.optimizer.lr * self.factor}
+
+
+class _Meter:
+    """How fast the training goes, and which share of the time it waits for data."""
+
+    def __init__(self, batch: int, step: int):
+        self.batch = batch
+        self.restart(step)
+
+    def restart(self, step: int) -> None:
+        self.step, self.began, self.waited_s = step, time.perf_counter(), 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        began = time.perf_counter()
+        yield
+        self.waited_s += time.perf_counter() - began
+
+    def metrics(self, step: int) -> dict[str, float]:
+        elapsed_s = time.perf_counter() - self.began
+        metrics = {
+            "train/patches_per_s": (step - self.step) * self.batch / elapsed_s,
+            "train/data_wait_share": self.waited_s / elapsed_s,
+        }
+        self.restart(step)
+        return metrics

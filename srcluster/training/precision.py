@@ -1,0 +1,52 @@
+"""Which device, which number format, which memory layout."""
+
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+__all__ = ["Precision", "choose"]
+
+
+@dataclass(frozen=True)
+class Precision:
+    """Where and in what the forward and backward passes compute; weights and optimiser stay in float32."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    def prepare(self, network: nn.Module) -> nn.Module:
+        """Move a network to the device, in the layout that its convolutions are fastest in.
+
+        bf16 convolutions take channels_last; fp32 ones on a CPU are as fast in the default layout.
+        """
+        layout = torch.contiguous_format if self.dtype == torch.float32 else torch.channels_last
+        return network.to(self.device, memory_format=layout)
+
+    def autocast(self) -> AbstractContextManager:
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
+
+    def __str__(self) -> str:
+        return f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+
+
+def choose(wanted: str, device: torch.device | None = None) -> Precision:
+    """The precision of a recipe on this machine.
+
+    Args:
+        wanted: `fp32`, `bf16`, or `auto`: bf16 where the device has units that multiply it.
+        device: Where to compute; by default the first GPU, or else the CPU.
+    """
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if wanted == "auto":
+        wanted = "bf16" if _multiplies_bf16(device) else "fp32"
+    return Precision(device, torch.bfloat16 if wanted == "bf16" else torch.float32)
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        # Before compute capability 8.0 it is emulated.
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
