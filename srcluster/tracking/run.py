@@ -185,9 +185,10 @@ class Run:
             self.end("KILLED", timeout_s=10)
 
     def _keep(self, path: str, content: bytes) -> None:
-        if posixpath.normpath(path) != path or path.startswith(("/", "..")):
+        if path == "." or posixpath.normpath(path) != path or path.startswith(("/", "..")):
             raise ValueError(f"not a path inside a run: {path!r}")
-        self._outbox.put(Artifact(path, content))
+        # MLflow puts the path into a URL as it is: the rest of the name would be lost.
+        self._outbox.put(Artifact(re.sub("[?#%]", "_", path), content))
 
     def _is_new(self, point: Point) -> bool:
         last = self._logged.get(point.key)
