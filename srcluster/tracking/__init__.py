@@ -6,13 +6,15 @@ worker continues the one that its driver, or its own previous life, began.
 """
 
 from srcluster.tracking.environment import environment_tags
+from srcluster.tracking.pages import charts_page, comparison_page, runs_page, table_page
 from srcluster.tracking.run import Run, RunInfo, children, close_running, flatten
-from srcluster.tracking.server import TrackingError, check, comparison_page, runs_page
+from srcluster.tracking.server import TrackingError, check
 
 __all__ = [
     "Run",
     "RunInfo",
     "TrackingError",
+    "charts_page",
     "check",
     "children",
     "close_running",
@@ -20,4 +22,5 @@ __all__ = [
     "environment_tags",
     "flatten",
     "runs_page",
+    "table_page",
 ]

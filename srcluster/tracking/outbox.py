@@ -118,7 +118,10 @@ class Outbox:
         self._wake = threading.Event()
         self._closing = False
         self._abandoned = False
-        self._thread: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._work, name=f"outbox-{run_id}", daemon=True)
+        self._thread.start()
+        # A process that ends by an exception, and forgets its runs, still sends what it knows.
+        atexit.register(self.close, timeout_s=5)
 
     def put(self, *entries: Entry) -> None:
         """Queue entries; never waits for the server."""
@@ -128,10 +131,6 @@ class Outbox:
             before = len(self._pending)
             self._pending.extend(entries)
             self._bytes += sum(map(_size, entries))
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name=f"outbox-{self._run_id}", daemon=True)
-                self._thread.start()
-                atexit.register(self.close, timeout_s=5)
         if before < BATCH <= before + len(entries):
             self._wake.set()
 
@@ -147,14 +146,13 @@ class Outbox:
         with self._lock:
             self._closing = True
         self._wake.set()
-        if self._thread is not None:
-            atexit.unregister(self.close)
-            try:
-                self._thread.join(timeout_s)
-            finally:  # A second Ctrl-C ends the waiting and loses nothing.
-                with self._lock:
-                    self._abandoned = True
-                self._spill()
+        atexit.unregister(self.close)
+        try:
+            self._thread.join(timeout_s)
+        finally:  # A second Ctrl-C ends the waiting and loses nothing.
+            with self._lock:
+                self._abandoned = True
+            self._spill()
         return self._spool if self._spool.exists() else None
 
     def _work(self) -> None:

@@ -5,6 +5,7 @@ import json
 import posixpath
 import re
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,10 +152,21 @@ class Run:
         self._keep(path, text.encode())
 
     def image(self, picture: "Image", path: str) -> None:
-        """Keep a picture as a PNG file, such as "Set5/baby.png", among the run's artifacts."""
-        buffer = io.BytesIO()
-        picture.save(buffer, "PNG")
-        self._keep(path, buffer.getvalue())
+        """Keep a picture, such as "Set5/baby.png", among the run's artifacts; the path's ending is its format."""
+        self._keep(path, _encoded(picture, path))
+
+    def image_at(self, picture: "Image", name: str, step: int) -> None:
+        """Keep a picture of a series, such as "Set5/baby" at each evaluation.
+
+        MLflow shows it beside the curves, run by run, with a slider for the step.
+        """
+        # The names by which MLflow's page of charts knows such a picture, and its preview.
+        stem = f"images/{name.replace('/', '~')}+step+{step}+timestamp+{_now_ms()}+{uuid.uuid4()}"
+        preview = picture.copy()
+        preview.thumbnail((256, 256))
+        self.image(picture, f"{stem}.png")
+        self.image(preview, f"{stem}+compressed.webp")
+        self.tag(**{"mlflow.loggedImages": "True"})
 
     def end(self, status: Status = "FINISHED", *, timeout_s: float = 60) -> Path | None:
         """End the run and send what is left.
@@ -301,6 +313,12 @@ def _quoted(text: str) -> str:
     if "'" in text and '"' in text:
         raise ValueError(f"a key can't hold both kinds of quotation marks: {text}")
     return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def _encoded(picture: "Image", path: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, path.rpartition(".")[2])
+    return buffer.getvalue()
 
 
 def _now_ms() -> int:

@@ -1,13 +1,12 @@
-"""The MLflow server: where it is, whether it answers, what its errors mean, and where its pages are."""
+"""The MLflow server: where it is, whether it answers, and what its errors mean."""
 
-import json
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from textwrap import shorten
 from typing import TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from mlflow import MlflowClient, environment_variables
 from mlflow.exceptions import MlflowException, RestException
@@ -21,11 +20,9 @@ __all__ = [
     "TrackingError",
     "address",
     "check",
-    "comparison_page",
     "is_refusal",
     "patiently",
     "reason",
-    "runs_page",
 ]
 
 PATIENCE_S = 120
@@ -133,18 +130,6 @@ def reason(error: BaseException) -> str:
     while inner := error.__cause__ or error.__context__:
         error = inner
     return shorten(str(error), 200)
-
-
-def runs_page(experiment_id: str, metric: str | None = None) -> str:
-    """The address of an experiment's table of runs in MLflow, the highest value of a metric first."""
-    order = f"?orderByKey={quote(f'metrics.`{metric}`', safe='')}&orderByAsc=false" if metric else ""
-    return f"{address()}/#/experiments/{experiment_id}/runs{order}"
-
-
-def comparison_page(experiment_id: str, run_ids: Sequence[str]) -> str:
-    """The address of the page of MLflow where runs of one experiment stand side by side."""
-    runs, experiments = (quote(json.dumps(ids), safe="") for ids in (list(run_ids), [experiment_id]))
-    return f"{address()}/#/compare-runs?runs={runs}&experiments={experiments}"
 
 
 def _explained(error: MlflowException, uri: str) -> TrackingError:
