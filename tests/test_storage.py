@@ -1,13 +1,256 @@
-"""The storage module against a real S3 store: its answers, its faults, and its disappearance."""
+"""Storage on local folders and on a real S3 store: its answers, its faults, its disappearance."""
+
+import itertools
+import multiprocessing
+import os
+import random
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from srcluster import storage
+from srcluster.storage import StorageError
 
-pytestmark = pytest.mark.cluster
+MIB = 1 << 20
 
 
-def test_what_is_written_is_read(s3):
-    url = storage.join(s3.bucket_url, "written")
-    storage.write(url, b"photograph")
-    assert storage.read(url) == b"photograph"
+@pytest.fixture(params=["folder", "file", pytest.param("s3", marks=pytest.mark.cluster)])
+def root(request, tmp_path):
+    """A place of its own for each test, in each kind of storage."""
+    if request.param == "folder":
+        return str(tmp_path / "a folder")
+    if request.param == "file":
+        return (tmp_path / "a folder").as_uri()
+    return storage.join(request.getfixturevalue("s3").bucket_url, tmp_path.name, request.node.name)
+
+
+def test_what_is_written_is_read(root):
+    url = storage.join(root, "set", "1.png")
+    storage.write(url, b"first")
+    storage.write(url, b"second")
+    assert storage.read(url) == b"second"
+    assert storage.exists(url)
+    assert not storage.exists(storage.join(root, "set"))
+
+
+@pytest.mark.parametrize("size", [0, 1, 10 * MIB])
+def test_a_file_goes_up_and_comes_down(root, tmp_path, size):
+    data = random.Random(0).randbytes(size)
+    (tmp_path / "up").write_bytes(data)
+    url = storage.join(root, "object")
+    storage.upload(tmp_path / "up", url)
+    storage.download(url, tmp_path / "down")
+    assert (tmp_path / "down").read_bytes() == data
+
+
+def test_chunks_have_the_size_asked_for(root):
+    url = storage.join(root, "object")
+    storage.write(url, bytes(10))
+    assert [len(chunk) for chunk in storage.chunks(url, chunk_bytes=4)] == [4, 4, 2]
+
+
+def test_names_are_relative_and_sorted(root):
+    for name in ["b/2.tar", "a.json", "b/1.tar"]:
+        storage.write(storage.join(root, "shards", name), b"")
+    storage.write(storage.join(root, "shards-of-another-set"), b"")
+    assert storage.names(storage.join(root, "shards")) == ["a.json", "b/1.tar", "b/2.tar"]
+    assert storage.names(storage.join(root, "nothing")) == []
+
+
+def test_deleting_twice_is_no_error(root):
+    url = storage.join(root, "object")
+    storage.write(url, b"")
+    storage.delete(url)
+    storage.delete(url)
+    assert not storage.exists(url)
+
+
+def test_a_missing_object_is_named(root):
+    url = storage.join(root, "missing")
+    with pytest.raises(StorageError, match=r"there is no .*missing.*: check its name"):
+        storage.read(url)
+
+
+def test_a_check_leaves_nothing_behind(root):
+    storage.check(root, write=True)
+    storage.check(root)
+    assert storage.names(root) == []
+
+
+def test_a_failed_download_leaves_nothing_behind(root, tmp_path):
+    target = tmp_path / "target" / "object"
+    with pytest.raises(StorageError):
+        storage.download(storage.join(root, "missing"), target)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_a_missing_folder_is_found_early(tmp_path):
+    with pytest.raises(StorageError, match=r"there is no folder .*: make it"):
+        storage.check(str(tmp_path / "missing"))
+
+
+@pytest.mark.parametrize("url", ["gs://bucket/key", "http://host/key"])
+def test_other_schemes_are_refused(url):
+    with pytest.raises(StorageError, match="neither an s3:// URL, a file: URL nor a path"):
+        storage.read(url)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "no store answers at http://127.0.0.1:1: .*AWS_ENDPOINT_URL"),
+        ({"AWS_ENDPOINT_URL": "127.0.0.1:1"}, "AWS_ENDPOINT_URL must be a URL such as http://"),
+        ({"AWS_ACCESS_KEY_ID": "nobody"}, "does not know the key in AWS_ACCESS_KEY_ID: set it"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "refuses AWS_SECRET_ACCESS_KEY: set it"),
+        ({"AWS_ACCESS_KEY_ID": None, "AWS_SECRET_ACCESS_KEY": None}, "needs credentials: set AWS_ACCESS_KEY_ID"),
+    ],
+)
+def test_a_store_that_cannot_be_entered_is_found_early(s3, monkeypatch, variables, sentence):
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
+    # No other source of keys that this machine may have.
+    for name in ["AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE"]:
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in variables.items():
+        if value is None:
+            monkeypatch.delenv(name)
+        else:
+            monkeypatch.setenv(name, value)
+    began = time.monotonic()
+    with pytest.raises(StorageError, match=sentence) as caught:
+        storage.check(s3.bucket_url, write=True)
+    assert time.monotonic() - began < 5
+    assert secret not in str(caught.value)
+
+
+@pytest.mark.cluster
+def test_a_missing_bucket_is_found_early_and_can_be_made(s3):
+    with pytest.raises(StorageError, match=r"there is no bucket photographs at .*: make it with `python -c"):
+        storage.check("s3://photographs/coco")
+    storage.make_bucket("s3://photographs")
+    storage.make_bucket("s3://photographs")
+    storage.check("s3://photographs/coco", write=True)
+
+
+class Cutter:
+    """A TCP proxy before the store that cuts each connection after it has passed on some bytes of the answer."""
+
+    def __init__(self, endpoint: str, limits: list[int]) -> None:
+        host, port = endpoint.removeprefix("http://").split(":")
+        self.target = (host, int(port))
+        self.limits = itertools.chain(limits, itertools.repeat(1 << 40))
+        self.connections = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.endpoint = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            store = socket.create_connection(self.target)
+            threading.Thread(target=self._pass, args=(client, store, 1 << 40), daemon=True).start()
+            threading.Thread(target=self._pass, args=(store, client, next(self.limits)), daemon=True).start()
+
+    @staticmethod
+    def _pass(source: socket.socket, sink: socket.socket, limit: int) -> None:
+        with suppress(OSError):
+            while limit > 0 and (data := source.recv(min(limit, 1 << 16))):
+                sink.sendall(data)
+                limit -= len(data)
+        for end in (source, sink):
+            with suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+
+@pytest.fixture
+def cut(s3, monkeypatch):
+    """Put a Cutter between the test and the store."""
+    cutters = []
+
+    def begin(*limits: int) -> Cutter:
+        cutters.append(Cutter(s3.cluster.s3_endpoint, list(limits)))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", cutters[-1].endpoint)
+        return cutters[-1]
+
+    yield begin
+    for cutter in cutters:
+        cutter.listener.close()
+
+
+@pytest.mark.cluster
+def test_a_dropped_connection_loses_and_repeats_no_byte(s3, cut):
+    url = storage.join(s3.bucket_url, "dropped")
+    data = random.Random(1).randbytes(4 * MIB)
+    storage.write(url, data)
+    # Before the answer's header is whole, within the first chunk, and later, again and again.
+    cutter = cut(100, 5_000, MIB, MIB + 1, 70_001)
+    assert storage.read(url) == data
+    assert cutter.connections > 5
+
+
+@pytest.mark.cluster
+def test_an_object_that_changes_while_it_is_read_is_an_error(s3, cut):
+    url = storage.join(s3.bucket_url, "changing")
+    storage.write(url, bytes(8 * MIB))
+    cut(4 * MIB)
+    stream = storage.chunks(url)
+    assert next(stream) == bytes(MIB)
+    storage.write(url, bytes([1]) * 8 * MIB)
+    with pytest.raises(StorageError, match="changed while it was read"):
+        list(stream)
+
+
+@pytest.mark.cluster
+def test_a_store_that_is_killed_in_mid_object_loses_and_repeats_no_byte(s3):
+    url = storage.join(s3.bucket_url, "killed")
+    data = random.Random(2).randbytes(48 * MIB)
+    storage.write(url, data)
+    stream = storage.chunks(url)
+    received = [next(stream)]
+    s3.stop()
+    restart = threading.Thread(target=s3.start)
+    restart.start()
+    received.extend(stream)
+    restart.join()
+    assert b"".join(received) == data
+
+
+@pytest.mark.cluster
+def test_a_write_waits_for_a_store_that_is_away(s3):
+    url = storage.join(s3.bucket_url, "late")
+    s3.stop()
+    began = time.monotonic()
+    with pytest.raises(StorageError, match="no store answers at"):
+        storage.write(url, b"in vain", patience_s=1)
+    assert time.monotonic() - began < 10
+    restart = threading.Thread(target=s3.start)
+    restart.start()
+    storage.write(url, b"late")
+    restart.join()
+    assert storage.read(url) == b"late"
+
+
+@pytest.mark.cluster
+def test_a_forked_process_has_connections_of_its_own(s3, tmp_path):
+    url = storage.join(s3.bucket_url, "forked")
+    storage.write(url, random.Random(3).randbytes(MIB))
+    children = [
+        multiprocessing.get_context("fork").Process(target=storage.download, args=(url, tmp_path / str(number)))
+        for number in range(2)
+    ]
+    for child in children:
+        child.start()
+    expected = storage.read(url)
+    for child in children:
+        child.join()
+    assert [Path(tmp_path / str(number)).read_bytes() for number in range(2)] == [expected] * 2

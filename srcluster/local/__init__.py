@@ -21,7 +21,19 @@ from srcluster.local import processes
 from srcluster.local.cluster import Cluster, LocalError, is_free, load, new_keys, new_ports, save
 from srcluster.local.services import SERVICES, address, clean_tmp, health_url, prepare
 
-__all__ = ["SERVICES", "Cluster", "LocalError", "down", "find", "running", "start", "state_folder", "stop", "up"]
+__all__ = [
+    "SERVICES",
+    "Cluster",
+    "LocalError",
+    "down",
+    "find",
+    "load",
+    "running",
+    "start",
+    "state_folder",
+    "stop",
+    "up",
+]
 
 START_TIMEOUT_S = 120.0
 # SeaweedFS takes 15 s to close its files in order.
@@ -63,7 +75,8 @@ def start(names: Iterable[str], state: Path | None = None) -> Cluster:
     with _locked(folder):
         began = time.monotonic()
         cluster = _known(folder)
-        missing = [name for name in names if name not in running(cluster)]
+        alive = running(cluster)
+        missing = [name for name in names if name not in alive]
         for name in missing:
             cluster = _launch(name, cluster)
         for name in missing:

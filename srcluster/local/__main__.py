@@ -4,7 +4,6 @@ import shlex
 from pathlib import Path
 
 from srcluster import cli, local
-from srcluster.local.cluster import load
 from srcluster.local.services import address
 
 
@@ -21,7 +20,7 @@ def down(state: Path | None = None) -> None:
 
 def status(state: Path | None = None) -> None:
     """List the services."""
-    cluster = load(local.state_folder(state))
+    cluster = local.load(local.state_folder(state))
     up = local.running(cluster) if cluster else []
     print(f"{'service':8} {'address':24} {'pid':>9}  state")
     for name in local.SERVICES:

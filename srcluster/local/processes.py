@@ -82,9 +82,9 @@ def _session(process: psutil.Process) -> int | None:
 
 
 def _runs(process: psutil.Process) -> bool:
-    # A zombie has ended; that its parent has not asked how is no matter of ours.
+    # A zombie has ended, whether or not its parent has asked how, but while it has threads it may keep its ports.
     with suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
     return False
 
 

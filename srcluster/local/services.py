@@ -72,6 +72,8 @@ def _seaweedfs(cluster: Cluster) -> Start:
         "master.port": ports["master"],
         "master.port.grpc": ports["master_grpc"],
         "master.telemetry": "false",
+        # A master that was killed waits so long for others, of which there are none.
+        "master.electionTimeout": "1s",
         # Small volumes, as many as the disk holds: the room of what is deleted is given back volume by volume.
         "master.volumeSizeLimitMB": 256,
         "volume.port": ports["volume"],

@@ -1,0 +1,173 @@
+"""Files and objects by URL: plain paths, `file:` and `s3://bucket/key`.
+
+Which S3 store, and by whose key, comes from the environment alone (`AWS_ENDPOINT_URL`, `AWS_ACCESS_KEY_ID`, ...): the
+same variables serve Ray and MLflow. Whatever is written appears whole or not at all. A store that goes away is waited
+for: `patience_s` is for how many seconds it may answer nothing before StorageError is raised.
+"""
+
+import functools
+import re
+import urllib.parse
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+from srcluster.storage import s3
+from srcluster.storage.s3 import StorageError, make_bucket
+
+__all__ = [
+    "StorageError",
+    "check",
+    "chunks",
+    "delete",
+    "download",
+    "exists",
+    "is_s3",
+    "join",
+    "make_bucket",
+    "names",
+    "read",
+    "upload",
+    "write",
+]
+
+PATIENCE_S = 120.0
+CHUNK_BYTES = 1 << 20
+
+
+def is_s3(url: str) -> bool:
+    return url.startswith("s3://")
+
+
+def join(url: str, *parts: str) -> str:
+    """The URL of something below `url`."""
+    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
+
+
+def read(url: str, *, patience_s: float = PATIENCE_S) -> bytes:
+    """The whole of a file or object; StorageError if it is missing or may not be read."""
+    return b"".join(chunks(url, patience_s=patience_s))
+
+
+def chunks(url: str, chunk_bytes: int = CHUNK_BYTES, *, patience_s: float = PATIENCE_S) -> Iterator[bytes]:
+    """Stream a file or object in pieces of at most `chunk_bytes`; no byte is lost or repeated.
+
+    Where a connection drops, the next one continues at the same byte of the same version of the object.
+
+    Raises:
+        StorageError: The object is missing, may not be read, changed while it was read, or the store sent nothing for
+            `patience_s`.
+    """
+    if is_s3(url):
+        yield from s3.chunks(url, chunk_bytes, patience_s)
+    else:
+        with _explaining(url), _path(url).open("rb") as file:
+            yield from iter(functools.partial(file.read, chunk_bytes), b"")
+
+
+def download(url: str, path: Path, *, patience_s: float = PATIENCE_S) -> None:
+    """Copy a file or object to `path`, which appears only once it is whole."""
+    with _explaining(str(path)), _replacing(path) as file:
+        for chunk in chunks(url, patience_s=patience_s):
+            file.write(chunk)
+
+
+def write(url: str, data: bytes, *, patience_s: float = PATIENCE_S) -> None:
+    """Make or replace an object, or a file and the folders above it."""
+    if is_s3(url):
+        s3.write(url, data, patience_s)
+    else:
+        with _explaining(url), _replacing(_path(url)) as file:
+            file.write(data)
+
+
+def upload(path: Path, url: str, *, patience_s: float = PATIENCE_S) -> None:
+    """Copy a local file to `url`; a large one goes to S3 in parallel parts."""
+    if is_s3(url):
+        with _explaining(str(path)):
+            s3.upload(path, url, patience_s)
+    else:
+        download(str(path), _path(url))
+
+
+def exists(url: str, *, patience_s: float = PATIENCE_S) -> bool:
+    """Whether there is a file or object of this very name; a folder or a prefix is neither."""
+    return s3.exists(url, patience_s) if is_s3(url) else _path(url).is_file()
+
+
+def names(url: str, *, patience_s: float = PATIENCE_S) -> list[str]:
+    """The files or objects below a folder or prefix, relative to it, sorted; none if it does not exist."""
+    if is_s3(url):
+        return s3.names(url, patience_s)
+    root = _path(url)
+    files = (path for path in root.rglob("*") if path.is_file() and not _is_part(path))
+    return sorted(path.relative_to(root).as_posix() for path in files)
+
+
+def delete(url: str, *, patience_s: float = PATIENCE_S) -> None:
+    """Remove one file or object; one that is already gone is no error."""
+    if is_s3(url):
+        s3.delete(url, patience_s)
+    else:
+        with _explaining(url):
+            _path(url).unlink(missing_ok=True)
+
+
+def check(url: str, write: bool = False) -> None:
+    """Find out within seconds whether `url` can be used as a folder or prefix, before anything depends on it.
+
+    Args:
+        url: Where files or objects will be read or written.
+        write: Also put a small object there and delete it; a local folder is made if it is missing.
+
+    Raises:
+        StorageError: The endpoint is unreachable, the credentials are missing or wrong, or there is no such bucket
+            or folder.
+    """
+    probe = join(url, f".srcluster-check-{uuid.uuid4().hex}")
+    if is_s3(url):
+        s3.check(url, probe if write else None)
+    elif write:
+        with _explaining(url), _replacing(_path(probe)):
+            pass
+        delete(probe)
+    elif not _path(url).is_dir():
+        raise StorageError(f"there is no folder {url}: make it, or name another")
+
+
+def _path(url: str) -> Path:
+    if url.startswith("file:"):
+        return Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
+    if re.match(r"[a-z][a-z0-9+.-]*://", url):
+        raise StorageError(f"{url} is neither an s3:// URL, a file: URL nor a path: copy it to one of these")
+    return Path(url)
+
+
+def _is_part(path: Path) -> bool:
+    return path.name.startswith(".") and path.name.endswith(".part")
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A new file that takes the place of `path` once it is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with part.open("xb") as file:
+            yield file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explaining(url: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise StorageError(f"there is no {url}: check its name") from error
+    except OSError as error:
+        raise StorageError(f"{url} can't be used: {error.strerror or error}") from error

