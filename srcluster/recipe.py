@@ -6,19 +6,17 @@ YAML, by the name of one that ships with the package or by a path, and changed b
 speed of an experiment and not the experiment.
 """
 
-import difflib
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from srcluster.errors import UserError
+from srcluster.validation import did_you_mean, explain, read_mapping, read_yaml
 
 __all__ = [
     "SGD",
@@ -34,9 +32,8 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Schedule",
-    "flatten",
     "load",
-    "read_yaml",
+    "parse_overrides",
     "recipe_from",
     "shipped",
     "with_overrides",
@@ -104,8 +101,6 @@ class Objective(_Part):
 
     kind: Literal["mse", "l1", "charbonnier"] = "mse"
     channels: Literal["rgb", "y"] = "rgb"
-    shave: int = Field(0, ge=0)
-    """HR pixels at each border of a patch that do not count: there a network sees padding in place of picture."""
 
 
 class _Optimizer(_Part):
@@ -135,9 +130,7 @@ def _optimizer_kind(value: Any) -> str:
     return value.get("kind", "adam") if isinstance(value, Mapping) else getattr(value, "kind", "adam")
 
 
-Optimizer = Annotated[
-    Annotated[Adam, Tag("adam")] | Annotated[SGD, Tag("sgd")], Discriminator(_optimizer_kind)
-]
+Optimizer = Annotated[Annotated[Adam, Tag("adam")] | Annotated[SGD, Tag("sgd")], Discriminator(_optimizer_kind)]
 
 
 class Schedule(_Part):
@@ -165,6 +158,9 @@ class Evaluation(_Part):
     benchmarks: tuple[str, ...] | Literal["auto"] = "auto"
     """Names (Set5, Set14, BSD100, Wheel3) or folders or s3:// URLs; `auto` takes the named ones that are at hand."""
     every_steps: int = Field(1000, ge=1)
+    """The first benchmark is measured this often, the others at the end."""
+    pictures: int = Field(5, ge=0)
+    """Images of each benchmark of which a comparison picture is kept."""
 
 
 class Checkpoint(_Part):
@@ -203,40 +199,11 @@ class Recipe(_Part):
     def _fits(self):
         if self.data.patch % self.scale:
             raise ValueError(f"data.patch is a multiple of the scale {self.scale}, not {self.data.patch}")
-        if 2 * self.objective.shave >= self.data.patch:
-            raise ValueError(
-                f"objective.shave {self.objective.shave} leaves nothing of a {self.data.patch} px patch"
-            )
         return self
 
     def digest(self) -> str:
         """12 hexadecimal digits that change with anything the recipe says."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[
-            :12
-        ]
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.1 takes 1e-4 for text, as it has no point; here it is the number that it looks like."""
-
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
-    list("-+0123456789"),
-)
-
-
-def read_yaml(text: str, origin: str) -> Any:
-    """Parse YAML; `origin` names its source in the error.
-
-    Raises:
-        RecipeError: It is not YAML.
-    """
-    try:
-        return yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def shipped() -> list[str]:
@@ -266,28 +233,29 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
     elif path.is_file():
         text = path.read_text()
     else:
-        raise RecipeError(
-            f"there is no recipe {name!r}{_did_you_mean(name, names)}; shipped are {', '.join(names)}"
-        )
-    values = read_yaml(text, str(path))
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path} holds no recipe: it should be a mapping with steps:, model: and so on")
-    return recipe_from({"name": path.stem, **values}, dict(map(_parse_override, overrides)))
+        raise RecipeError(f"there is no recipe {name!r}{did_you_mean(name, names)}; shipped are {', '.join(names)}")
+    values = read_mapping(text, str(path), "steps:, model: and so on")
+    return recipe_from({"name": path.stem, **values}, parse_overrides(overrides))
 
 
-def _parse_override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"an override reads key=value, as in optimizer.lr=3e-4, not {text!r}")
-    return key.strip(), read_yaml(value, text)
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """`optimizer.lr=3e-4`, as typed, to dotted keys and values.
+
+    Raises:
+        RecipeError: One has no key or no =.
+    """
+    overrides = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"an override reads key=value, as in optimizer.lr=3e-4, not {text!r}")
+        overrides[key.strip()] = read_yaml(value, text)
+    return overrides
 
 
 def with_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of nested `values` with each dotted key of `overrides` replaced."""
-    changed = {
-        key: with_overrides(value, {}) if isinstance(value, Mapping) else value
-        for key, value in values.items()
-    }
+    changed = {key: with_overrides(value, {}) if isinstance(value, Mapping) else value for key, value in values.items()}
     for dotted, value in overrides.items():
         *parents, last = dotted.split(".")
         part = changed
@@ -308,49 +276,4 @@ def recipe_from(values: Mapping[str, Any], overrides: Mapping[str, Any] | None =
     try:
         return Recipe.model_validate(with_overrides(values, overrides or {}))
     except ValidationError as error:
-        problems = "; ".join(_explain(problem) for problem in error.errors())
-        raise RecipeError(f"recipe {values.get('name', '')}: {problems}") from error
-
-
-# Where a union's part is wrong, pydantic's place names the kind that was chosen: optimizer.adam.lr.
-_PARTS = {
-    part.__name__.lower(): part
-    for part in (Interpolation, SRCNN, Adam, SGD, Data, Objective, Schedule, Evaluation, Checkpoint)
-}
-_KINDS = {"interpolation", "srcnn", "adam", "sgd"}
-
-
-def _explain(problem: Mapping[str, Any]) -> str:
-    place = [str(key) for key in problem["loc"]]
-    where = ".".join(key for key in place if key not in _KINDS)
-    match problem["type"]:
-        case "extra_forbidden":
-            part = _PARTS[place[-2]] if len(place) > 1 else Recipe
-            return f"unknown key {where}{_did_you_mean(place[-1], part.model_fields)}"
-        case "missing":
-            return f"{where} is missing"
-        case "union_tag_not_found":
-            return f"{where}.kind is missing"
-        case "union_tag_invalid":
-            kinds, kind = problem["ctx"]["expected_tags"], problem["ctx"]["tag"]
-            return f"{where}.kind is one of {kinds}, not {kind!r}{_did_you_mean(kind, kinds.split(chr(39)))}"
-        case "value_error":
-            return f"{where}: {problem['ctx']['error']}" if where else str(problem["ctx"]["error"])
-        case _:
-            return f"{where}: {problem['msg']} (given: {problem['input']!r})"
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f", did you mean {close[0]!r}?" if close else ""
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested mappings to one of dotted keys, for tables and for MLflow's parameters."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
+        raise RecipeError(f"recipe {values.get('name', '')}: {explain(error, Recipe)}") from error

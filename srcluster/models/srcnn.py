@@ -12,6 +12,9 @@ __all__ = ["SRCNN"]
 class SRCNN(nn.Module):
     """Three convolutions over the luma of the bicubically enlarged picture; its chroma stays bicubic.
 
+    While training, nothing is padded (section 3.3): what comes out is the central part of HR that no border reaches,
+    and an objective compares that part. This also spares a third of the arithmetic of a 64-pixel patch.
+
     Args:
         scale: HR pixels per LR pixel.
         kernel_sizes: Sides of the three filters: 9-1-5 or 9-5-5 in the paper.
@@ -29,8 +32,7 @@ class SRCNN(nn.Module):
             nn.Conv2d(before, after, size)
             for before, after, size in zip(channels, channels[1:], kernel_sizes, strict=False)
         )
-        # As the authors' test code, the border is repeated outwards; once, on the one plane that goes in, as padding
-        # the features of each layer costs a fifth of a training step.
+        # As in the authors' test code the border is repeated outwards, but once, on the one plane that goes in.
         self.border = nn.ReplicationPad2d(sum(size // 2 for size in kernel_sizes))
         self._initialise(init)
 
@@ -52,5 +54,10 @@ class SRCNN(nn.Module):
 
     def forward(self, lr: Tensor) -> Tensor:
         y, cb, cr = rgb_to_ycbcr(*resize(lr, self.scale).split(1, dim=1))
-        y = self.conv3(self.conv2(self.conv1(self.border(y)).relu()).relu())
+        if self.training:
+            edge = self.border.padding[0]
+            cb, cr = (plane[..., edge:-edge, edge:-edge] for plane in (cb, cr))
+        else:
+            y = self.border(y)
+        y = self.conv3(self.conv2(self.conv1(y).relu()).relu())
         return torch.cat(ycbcr_to_rgb(y, cb, cr), dim=1)

@@ -11,5 +11,5 @@ __all__ = ["build"]
 
 
 def build(spec: Objective) -> Callable[[Tensor, Tensor], Tensor]:
-    """A function of SR and HR, both B x 3 x H x W float32 in [0, 1], that gives the loss, a scalar."""
-    return PixelObjective(spec.kind, spec.channels, spec.shave)
+    """A function of SR and HR, B x 3 x H x W float32 in [0, 1], that gives the loss, a scalar."""
+    return PixelObjective(spec.kind, spec.channels)

@@ -12,21 +12,18 @@ __all__ = ["PixelObjective"]
 
 @dataclass(frozen=True)
 class PixelObjective:
-    """The mean distance of pixels.
+    """The mean distance of pixels; of the central ones, where SR is smaller than HR.
 
     Attributes:
         kind: `mse`; `l1`; or `charbonnier`, sqrt(d^2 + eps^2) with eps = 1e-3 (Lai et al., LapSRN, 2017).
         channels: Of `rgb`, or of the luma `y` alone.
-        shave: HR pixels at each border that do not count.
     """
 
     kind: str
     channels: str
-    shave: int
 
     def __call__(self, sr: Tensor, hr: Tensor) -> Tensor:
-        inside = slice(self.shave, sr.shape[-1] - self.shave)
-        sr, hr = sr[..., inside, inside], hr[..., inside, inside]
+        hr = _central(hr, sr.shape[-2], sr.shape[-1])
         if self.channels == "y":
             sr, hr = luma(*sr.unbind(1)), luma(*hr.unbind(1))
         match self.kind:
@@ -37,3 +34,8 @@ class PixelObjective:
             case "charbonnier":
                 return ((sr - hr).square() + 1e-6).sqrt().mean()
         raise AssertionError(self.kind)
+
+
+def _central(images: Tensor, height: int, width: int) -> Tensor:
+    top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
+    return images[..., top : top + height, left : left + width]

@@ -22,9 +22,7 @@ def luma(r, g, b):
 
 def rgb_to_ycbcr(r, g, b):
     """Planes R, G, B in [0, 1] to planes Y, Cb, Cr."""
-    return tuple(
-        wr * r + wg * g + wb * b + offset for (wr, wg, wb), offset in zip(_FORWARD, _OFFSET, strict=True)
-    )
+    return tuple(wr * r + wg * g + wb * b + offset for (wr, wg, wb), offset in zip(_FORWARD, _OFFSET, strict=True))
 
 
 def ycbcr_to_rgb(y, cb, cr):

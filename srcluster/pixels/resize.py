@@ -84,18 +84,15 @@ def imresize(image: np.ndarray, scale: Fraction | int, kernel: Kernel = "bicubic
 
 
 @lru_cache(maxsize=256)
-def _matrix_tensor(
-    length: int, scale: Fraction, kernel: Kernel, dtype: torch.dtype, device: torch.device
-) -> Tensor:
+def _matrix_tensor(length: int, scale: Fraction, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(resize_matrix(length, scale, kernel), dtype=dtype, device=device)
 
 
+@torch.compiler.disable  # Two matrix products with nothing to fuse, and a cache that a compiler would bake in.
 def resize(images: Tensor, scale: Fraction | int, kernel: Kernel = "bicubic") -> Tensor:
     """`imresize` on the device: floating-point images ... x H x W, in their own precision, not rounded."""
     scale = Fraction(scale)
-    rows, columns = (
-        _matrix_tensor(length, scale, kernel, images.dtype, images.device) for length in images.shape[-2:]
-    )
+    rows, columns = (_matrix_tensor(length, scale, kernel, images.dtype, images.device) for length in images.shape[-2:])
     with torch.autocast(images.device.type, enabled=False):
         return rows @ images @ columns.T
 

@@ -69,7 +69,7 @@ def fit(
     """
     torch.manual_seed(recipe.seed)
     precision = choose(recipe.precision)
-    network = precision.prepare(models.build(recipe.model, recipe.scale))
+    network = precision.prepare(models.build(recipe.model, recipe.scale), recipe.compile)
     state = State(network, make_optimizer(network, recipe.optimizer), average={})
     if resume:
         state.load(resume, recipe.digest())

@@ -1,0 +1,46 @@
+"""`python -m srcluster.sweep sweeps/srcnn.yaml`: Ray Tune over a recipe, side by side in MLflow."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from srcluster import cli, cluster
+from srcluster.recipe import parse_overrides
+from srcluster.sweep_plan import SweepError, load_sweep, print_plan
+
+__all__ = ["sweep"]
+
+
+def sweep(
+    file: Annotated[Path, typer.Argument(help="The sweep, such as sweeps/srcnn.yaml.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Keys of the recipe, for every trial: steps=500.")
+    ] = None,
+    address: Annotated[
+        str, typer.Option(help="A Ray cluster; `local` is the embedded one; `auto` is RAY_ADDRESS, or else local.")
+    ] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the last sweep of these very trials.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the trials and stop.")] = False,
+) -> None:
+    """Train every trial of a sweep, and rank them by benchmark PSNR."""
+    plan = load_sweep(file)
+    trials = plan.trials(parse_overrides(overrides or ()))
+    if dry_run:
+        print_plan(trials)
+        return
+    address = cluster.join(address)
+    # Ray reads its environment when it is imported.
+    from srcluster import sweep_driver
+
+    outcome = sweep_driver.run(file, plan, trials, address, resume=resume)
+    if outcome.interrupted:
+        command = " ".join(["python -m srcluster.sweep", str(file), *(overrides or ()), "--resume"])
+        print(f"interrupted; nothing is lost, continue with: {command}")
+        raise typer.Exit(130)
+    if not outcome.finished:
+        raise SweepError("no trial came to its end; the table above says why")
+
+
+if __name__ == "__main__":
+    cli.run(sweep)

@@ -1,0 +1,153 @@
+"""A sweep's driver: settles what the trials read, hands them to Ray Tune, and concludes."""
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import ray
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+
+from srcluster import storage, tracking
+from srcluster.data import benchmarks
+from srcluster.pack import default_shards
+from srcluster.recipe import recipe_from
+from srcluster.sweep_plan import Sweep, SweepError, Trial, digest
+from srcluster.sweep_report import Outcome, Progress, conclude, log_baseline
+from srcluster.sweep_trial import run_trial
+
+__all__ = ["run"]
+
+_RETRIES = 2
+"""How often a trial whose process died is continued from its last checkpoint."""
+
+
+def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: bool) -> Outcome:
+    """Run every trial, or continue the last sweep of these very trials.
+
+    Args:
+        file: The sweep's YAML file.
+        plan: What it says.
+        trials: What is tried.
+        address: Of the Ray cluster.
+        resume: Whether to continue.
+
+    Raises:
+        SweepError: There is nothing to resume, or no trial fits into the cluster.
+        StorageError: SRCLUSTER_STORAGE can't be written to.
+        TrackingError: No MLflow server answers.
+    """
+    tracking.check()
+    home = storage.join(os.environ["SRCLUSTER_STORAGE"], "sweeps")
+    storage.check(home, write=True)
+    trials = [_settled(trial) for trial in trials]
+    name = _name(home, plan, trials, resume)
+    # Credentials are the cluster's own: what is said here can be read by whoever may see the job.
+    said = {key: os.environ[key] for key in ("SRCLUSTER_DATA", "SRCLUSTER_GIT_COMMIT") if key in os.environ}
+    ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": said})
+    with tracking.Run.start(plan.name, name, key=name, tags=tracking.environment_tags()) as parent:
+        parent.text(file.read_text(), file.name)
+        print(f"{name}: {len(trials)} trials of {trials[0].recipe.steps} steps on Ray at {address}")
+        print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
+        bicubic = log_baseline(plan.name, name, parent.id, trials[0].recipe)
+        results = _tuner(plan, trials, storage.join(home, name), parent.id, resume).fit()
+        outcome = conclude(trials, results, bicubic, parent, Path("results", name))
+    ray.shutdown()
+    return outcome
+
+
+def _settled(trial: Trial) -> Trial:
+    """The trial with what `auto` and relative paths mean written out, so that its recipe says all of itself."""
+    recipe = trial.recipe
+    shards, measured = recipe.data.shards, recipe.evaluation.benchmarks
+    if shards == "auto":
+        shards = default_shards(os.environ["SRCLUSTER_STORAGE"])
+    if measured == "auto":
+        measured = benchmarks.at_hand()
+    shards, *measured = (str(Path(name).resolve()) if Path(name).is_dir() else name for name in (shards, *measured))
+    settled = {"data.shards": shards, "evaluation.benchmarks": measured}
+    return replace(trial, recipe=recipe_from(recipe.model_dump(mode="json"), settled))
+
+
+def _name(home: str, plan: Sweep, trials: list[Trial], resume: bool) -> str:
+    """What this sweep is called: by what it tries, and the how-manieth time it is that it does."""
+    base, number = f"{plan.name}-{digest(trials)}", 1
+    while storage.exists(storage.join(home, f"{base}-{number}", "trials.json")):
+        number += 1
+    if resume:
+        if number == 1:
+            raise SweepError("there is no sweep of these trials to resume: start it without --resume")
+        return f"{base}-{number - 1}"
+    name = f"{base}-{number}"
+    recipes = ",\n".join(trial.recipe.model_dump_json() for trial in trials)
+    storage.write(storage.join(home, name, "trials.json"), f"[{recipes}]\n".encode())
+    return name
+
+
+def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, resume: bool) -> tune.Tuner:
+    resources = plan.resources
+    trainable = tune.with_resources(run_trial, {"CPU": resources.cpu, "GPU": resources.gpu})
+    if resume and tune.Tuner.can_restore(place):
+        return tune.Tuner.restore(place, trainable, resume_errored=True)
+    home, _, name = place.rpartition("/")
+    score = f"psnr_y/{Path(trials[0].recipe.evaluation.benchmarks[0]).name}"
+    return tune.Tuner(
+        trainable,
+        param_space={
+            "trial": tune.grid_search(
+                [
+                    {
+                        "index": trial.index,
+                        "label": trial.label,
+                        "recipe": trial.recipe.model_dump(mode="json"),
+                        "threads": resources.cpu,
+                        "experiment": plan.name,
+                        "parent": parent_id,
+                        "key": f"{name}/{trial.index}",
+                    }
+                    for trial in trials
+                ]
+            )
+        },
+        tune_config=tune.TuneConfig(
+            scheduler=_scheduler(plan, trials, score), max_concurrent_trials=_slots(plan), trial_dirname_creator=_folder
+        ),
+        run_config=tune.RunConfig(
+            name=name,
+            storage_path=home,
+            callbacks=[Progress(score)],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=_RETRIES),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=trials[0].recipe.checkpoint.keep),
+        ),
+    )
+
+
+def _folder(trial) -> str:
+    return f"trial-{trial.config['trial']['index']:04d}"
+
+
+def _scheduler(plan: Sweep, trials: list[Trial], score: str) -> ASHAScheduler | None:
+    if plan.scheduler is None:
+        return None
+    return ASHAScheduler(
+        time_attr="step",
+        metric=score,
+        mode="max",
+        max_t=max(trial.recipe.steps for trial in trials),
+        grace_period=plan.scheduler.grace_steps,
+        reduction_factor=plan.scheduler.reduction_factor,
+    )
+
+
+def _slots(plan: Sweep) -> int:
+    """Trials that the cluster holds at once: more would only wait, and be warned about."""
+    held, wanted = ray.cluster_resources(), {"CPU": plan.resources.cpu, "GPU": plan.resources.gpu}
+    slots = min(math.floor(held.get(kind, 0) / amount) for kind, amount in wanted.items() if amount)
+    if slots == 0:
+        raise SweepError(
+            f"a trial takes {plan.resources.cpu} CPU and {plan.resources.gpu:g} GPU, and the cluster has "
+            f"{held.get('CPU', 0):g} and {held.get('GPU', 0):g}: lower the sweep's resources"
+        )
+    return slots

@@ -1,0 +1,164 @@
+"""What a sweep tries: a YAML file to a list of recipes, all of them known and valid before anything starts."""
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from rich.console import Console
+from rich.table import Table
+
+from srcluster.errors import UserError
+from srcluster.recipe import Recipe, load, recipe_from
+from srcluster.tracking import flatten
+from srcluster.validation import did_you_mean, explain, read_mapping
+
+__all__ = ["Sweep", "SweepError", "Trial", "digest", "load_sweep", "print_plan"]
+
+
+class SweepError(UserError):
+    """A sweep's YAML says something that can't be understood."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Bounds = tuple[Annotated[float, Field(allow_inf_nan=False)], Annotated[float, Field(allow_inf_nan=False)]]
+
+
+class Parameter(_Part):
+    """What is tried for one key of the recipe: exactly one of these."""
+
+    grid: list[Any] | None = Field(None, min_length=1)
+    """Each value, with each value of every other grid."""
+    choice: list[Any] | None = Field(None, min_length=1)
+    """A value at random for each sample."""
+    uniform: Bounds | None = None
+    """A number between two, at random for each sample."""
+    loguniform: Bounds | None = None
+    """The same, with equal chance for each order of magnitude."""
+
+    @model_validator(mode="after")
+    def _one(self):
+        if len(self.model_fields_set) != 1:
+            raise ValueError("give exactly one of grid, choice, uniform and loguniform")
+        low, high = self.uniform or self.loguniform or (1.0, 2.0)
+        if not low < high or (self.loguniform and low <= 0):
+            raise ValueError(f"[{low:g}, {high:g}] is no range: low < high, and above 0 for loguniform")
+        return self
+
+    def draw(self, random: np.random.Generator) -> Any:
+        if self.choice:
+            return self.choice[int(random.integers(len(self.choice)))]
+        if self.uniform:
+            return float(random.uniform(*self.uniform))
+        low, high = self.loguniform
+        return float(math.exp(random.uniform(math.log(low), math.log(high))))
+
+
+class ASHA(_Part):
+    """Stop the worse trials early (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020)."""
+
+    kind: Literal["asha"]
+    grace_steps: int = Field(ge=1)
+    """Steps that every trial runs; evaluated at this step and at each rung after."""
+    reduction_factor: int = Field(4, ge=2)
+    """One in so many trials goes on from a rung, and the next rung is so many times as far."""
+
+
+class Resources(_Part):
+    """What a trial takes of the cluster."""
+
+    cpu: int = Field(1, ge=1)
+    gpu: float = Field(0, ge=0)
+
+
+class Sweep(_Part):
+    """A sweep as its YAML file says it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    recipe: str
+    overrides: dict[str, Any] = {}
+    parameters: dict[str, Parameter] = Field(min_length=1)
+    samples: int = Field(1, ge=1)
+    """How often the grid is run through, with new random draws each time."""
+    seed: int = Field(0, ge=0)
+    """Of the random draws."""
+    scheduler: ASHA | None = None
+    resources: Resources = Resources()
+
+    def trials(self, overrides: Mapping[str, Any]) -> list["Trial"]:
+        """Every trial, in the order it is started in.
+
+        Args:
+            overrides: Dotted keys that stand above those of the file.
+
+        Raises:
+            RecipeError: A trial's recipe is not valid.
+        """
+        base = load(self.recipe).model_dump(mode="json")
+        grids = {key: parameter.grid for key, parameter in self.parameters.items() if parameter.grid}
+        drawn = {key: parameter for key, parameter in self.parameters.items() if not parameter.grid}
+        random = np.random.default_rng(self.seed)
+        trials = []
+        for _ in range(self.samples):
+            for values in itertools.product(*grids.values()):
+                chosen = dict(zip(grids, values, strict=True))
+                chosen |= {key: parameter.draw(random) for key, parameter in drawn.items()}
+                recipe = recipe_from(base, {**self.overrides, **overrides, "name": self.name, **chosen})
+                trials.append(Trial(len(trials), recipe, _label(chosen)))
+        return trials
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One recipe of a sweep; the label says in what it differs from the others."""
+
+    index: int
+    recipe: Recipe
+    label: str
+
+
+def _label(chosen: Mapping[str, Any]) -> str:
+    words = []
+    for key, value in flatten(chosen).items():
+        last = key.rpartition(".")[2]
+        words.append(value if last == "kind" else f"{last}={value}")
+    return " ".join(words)
+
+
+def load_sweep(path: Path) -> Sweep:
+    """Read a sweep's YAML file.
+
+    Raises:
+        SweepError: There is no such file, or it is not understood.
+    """
+    if not path.is_file():
+        others = [str(other) for other in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
+        raise SweepError(f"there is no sweep {path}{did_you_mean(str(path), others)}")
+    values = read_mapping(path.read_text(), str(path), "recipe:, parameters: and so on")
+    try:
+        return Sweep.model_validate({"name": path.stem, **values})
+    except ValidationError as error:
+        raise SweepError(f"{path}: {explain(error, Sweep)}") from error
+
+
+def digest(trials: list[Trial]) -> str:
+    """8 hexadecimal digits that name what a sweep tries."""
+    recipes = json.dumps([trial.recipe.digest() for trial in trials])
+    return hashlib.sha256(recipes.encode()).hexdigest()[:8]
+
+
+def print_plan(trials: Iterable[Trial]) -> None:
+    """A dry run: every trial, and the digest of its recipe."""
+    table = Table("trial", "what differs", "steps", "recipe")
+    for trial in trials:
+        table.add_row(str(trial.index), trial.label, str(trial.recipe.steps), trial.recipe.digest())
+    Console().print(table)

@@ -1,0 +1,224 @@
+"""What a sweep tells while it runs and at its end: a live table, a ranked one, pictures, and MLflow's last words."""
+
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from srcluster import models, tracking
+from srcluster.data import benchmarks
+from srcluster.figures import comparison_of
+from srcluster.pixels.figures import grid
+from srcluster.recipe import Interpolation, Recipe
+from srcluster.sweep_plan import Trial
+from srcluster.training.checkpoint import load_weights
+from srcluster.training.evaluation import evaluate, means
+
+__all__ = ["Outcome", "Progress", "conclude", "log_baseline"]
+
+
+def log_baseline(experiment: str, sweep: str, parent_id: str, recipe: Recipe) -> dict[str, float]:
+    """Measure bicubic on the recipe's benchmarks, and log it as a run beside the trials."""
+    spec = Interpolation(kernel="bicubic")
+    with tracking.Run.start(
+        experiment, "bicubic", key=f"{sweep}/bicubic", parent=parent_id, params={"model": spec.model_dump()}
+    ) as run:
+        network = models.build(spec, recipe.scale)
+        metrics = {}
+        for name in recipe.evaluation.benchmarks:
+            benchmark = benchmarks.load(name, recipe.scale)
+            run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
+            metrics |= means(benchmark.name, evaluate(network, benchmark, recipe.scale))
+        run.log(metrics | {f"best/{key}": value for key, value in metrics.items()}, step=0)
+    return metrics
+
+
+class Progress(tune.Callback):
+    """The trials while they run: a table that renews itself on a terminal, and elsewhere a line for each event.
+
+    Args:
+        score: The metric to show, such as psnr_y/Set5.
+    """
+
+    def __init__(self, score: str):
+        self.score = score
+        self.live: Live | None = None
+        self.began = time.monotonic()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Tune saves its callbacks with the sweep, and a terminal is not to be continued.
+        return self.__dict__ | {"live": None}
+
+    def on_step_end(self, iteration: int, trials: list, **info) -> None:
+        if sys.stdout.isatty():
+            if self.live is None:
+                self.live = Live(console=_console(), refresh_per_second=2)
+                self.live.start()
+            self.live.update(self._table(trials))
+
+    def on_experiment_end(self, trials: list, **info) -> None:
+        if self.live:
+            self.live.update(self._table(trials))
+            self.live.stop()
+
+    def on_trial_result(self, iteration: int, trials: list, trial, result: Mapping[str, Any], **info) -> None:
+        if self.live is None and self.score in result:
+            self._line(trial, f"step {result['step']:>6}   {self.score} {result[self.score]:.2f} dB")
+
+    def on_trial_complete(self, iteration: int, trials: list, trial, **info) -> None:
+        if self.live is None:
+            result = trial.last_result
+            self._line(trial, f"failed: {result['error']}" if "error" in result else f"done at step {result['step']}")
+
+    def on_trial_error(self, iteration: int, trials: list, trial, **info) -> None:
+        if self.live is None:
+            self._line(trial, "its process died")
+
+    def _line(self, trial, words: str) -> None:
+        print(f"{time.monotonic() - self.began:6.0f} s  {_label(trial):32} {words}", flush=True)
+
+    def _table(self, trials: list) -> Table:
+        table = Table("trial", "state", "step", self.score)
+        for trial in trials:
+            result = trial.last_result or {}
+            score = result.get(self.score, result.get(f"best/{self.score}"))
+            shown = "" if score is None else f"{score:.2f}"
+            table.add_row(_label(trial), trial.status.lower(), str(result.get("step", "")), shown)
+        return table
+
+
+def _label(trial) -> str:
+    return trial.config["trial"]["label"]
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How one trial ended: `finished`, `stopped` by the scheduler, `failed`, or `killed` with the sweep."""
+
+    trial: Trial
+    state: str
+    metrics: Mapping[str, Any]
+    error: str
+    checkpoint: tune.Checkpoint | None
+
+    @classmethod
+    def of(cls, trial: Trial, result) -> "_Ended":
+        metrics = result.metrics or {}
+        error = metrics.get("error") or (str(result.error).strip().splitlines()[-1] if result.error else "")
+        if error:
+            state = "failed"
+        elif "best/step" in metrics:
+            state = "finished"
+        else:
+            state = "stopped" if metrics.get("done") else "killed"
+        return cls(trial, state, metrics, error, result.checkpoint)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a sweep ended: whether any trial came to its end, and whether it was interrupted."""
+
+    finished: bool
+    interrupted: bool
+
+
+def conclude(
+    trials: Sequence[Trial],
+    results: tune.ResultGrid,
+    bicubic: Mapping[str, float],
+    parent: tracking.Run,
+    folder: Path,
+) -> Outcome:
+    """Close the trials' runs, rank the trials, and print and log the table and the best one's picture.
+
+    Args:
+        trials: What was tried.
+        results: Tune's.
+        bicubic: The baseline's metrics.
+        parent: The sweep's run in MLflow.
+        folder: Where the picture goes.
+    """
+    by_index = {result.config["trial"]["index"]: result for result in results if result.config}
+    outcomes = [_Ended.of(trial, by_index[trial.index]) for trial in trials if trial.index in by_index]
+    _close_runs(outcomes, parent)
+    interrupted = len(outcomes) < len(trials) or any(outcome.state == "killed" for outcome in outcomes)
+    scores = [key for key in bicubic if key.startswith("psnr_y/")]
+    finished = [outcome for outcome in outcomes if outcome.state == "finished"]
+    finished.sort(key=lambda outcome: -outcome.metrics[f"best/{scores[0]}"])
+    others = [outcome for outcome in outcomes if outcome.state != "finished"]
+    rows = [
+        [outcome.trial.label, *(f"{outcome.metrics[f'best/{score}']:.2f}" for score in scores), "finished"]
+        for outcome in finished
+    ]
+    rows += [["bicubic", *(f"{bicubic[score]:.2f}" for score in scores), "baseline"]]
+    rows += [
+        [outcome.trial.label, *[""] * len(scores), f"{outcome.state} {outcome.error}".strip()] for outcome in others
+    ]
+    header = ["trial", *(f"{score.partition('/')[2]} PSNR-Y, dB" for score in scores), "state"]
+    _print_table(header, rows)
+    parent.note(_markdown(header, rows))
+    if finished:
+        best = finished[0]
+        parent.tag(best=best.trial.label)
+        parent.log({f"best/{score}": best.metrics[f"best/{score}"] for score in scores}, step=best.trial.recipe.steps)
+        picture = _picture(best)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "comparison.png"
+        picture.save(path)
+        parent.image(picture, "comparison.png")
+        print(f"picture of the best: {path}")
+    compared = [run.id for run in tracking.children(parent.id)]
+    print(f"side by side: {tracking.comparison_page(parent.experiment_id, compared)}", flush=True)
+    if interrupted:
+        parent.end("KILLED")
+    return Outcome(bool(finished), interrupted)
+
+
+def _close_runs(outcomes: Iterable[_Ended], parent: tracking.Run) -> None:
+    """End the runs whose processes were killed before they could: by ASHA, by Ctrl-C, or by an accident."""
+    states = {f"{outcome.trial.index}": outcome for outcome in outcomes}
+    for child in tracking.children(parent.id):
+        outcome = states.get(child.key.rpartition("/")[2])
+        if child.status == "RUNNING" and outcome:
+            run = tracking.Run.attach(child.id)
+            if outcome.state == "stopped":
+                run.tag(stopped_by="asha")
+            run.end({"stopped": "FINISHED", "failed": "FAILED", "finished": "FINISHED"}.get(outcome.state, "KILLED"))
+
+
+def _picture(outcome: _Ended):
+    """The first benchmark's images by the best network, from its last checkpoint."""
+    recipe = outcome.trial.recipe
+    benchmark = benchmarks.load(recipe.evaluation.benchmarks[0], recipe.scale)
+    network = models.build(recipe.model, recipe.scale)
+    with outcome.checkpoint.as_directory() as folder:
+        network.load_state_dict(load_weights(Path(folder) / "best.safetensors"))
+    scores = evaluate(network, benchmark, recipe.scale)
+    kept = list(zip(benchmark.images, scores, strict=True))[: max(recipe.evaluation.pictures, 1)]
+    return grid(
+        [(image.name, comparison_of(image, {recipe.model.kind: score.sr}, recipe.scale)) for image, score in kept]
+    )
+
+
+def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    _console().print(table)
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _console() -> Console:
+    # A file or a pipe has no width: never cut a table to Rich's 80 columns there.
+    return Console(width=None if sys.stdout.isatty() else 160)

@@ -1,0 +1,102 @@
+"""YAML in, and pydantic's findings as sentences that say what to change."""
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from srcluster.errors import UserError
+
+__all__ = ["did_you_mean", "explain", "read_mapping", "read_yaml"]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1 takes 1e-4 for text, as it has no point; here it is the number that it looks like."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?[0-9][0-9_]*(\.[0-9_]*)?[eE][-+]?[0-9]+$"),
+    list("-+0123456789"),
+)
+
+
+def read_yaml(text: str, origin: str) -> Any:
+    """Parse YAML; `origin` names its source in the error.
+
+    Raises:
+        UserError: It is not YAML.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.YAMLError as error:
+        raise UserError(f"{origin} is not valid YAML: {' '.join(str(error).split())}") from error
+
+
+def read_mapping(text: str, origin: str, keys: str) -> dict[str, Any]:
+    """Parse YAML that is a mapping; `keys` says in the error what it should hold."""
+    values = read_yaml(text, origin)
+    if not isinstance(values, dict):
+        raise UserError(f"{origin} should be a mapping with {keys}")
+    return values
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`, did you mean 'steps'?`, or nothing where no known word is close."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f", did you mean {close[0]!r}?" if close else ""
+
+
+def explain(error: ValidationError, root: type[BaseModel]) -> str:
+    """What is wrong with the values that `root` refused: each place, the reason, and what was probably meant."""
+    return "; ".join(_sentence(problem, root) for problem in error.errors())
+
+
+def _sentence(problem: ErrorDetails, root: type[BaseModel]) -> str:
+    path, models = _walk(problem["loc"], root)
+    where = ".".join(path)
+    match problem["type"]:
+        case "extra_forbidden":
+            return f"unknown key {where}{did_you_mean(path[-1], (name for one in models for name in one.model_fields))}"
+        case "missing":
+            return f"{where} is missing"
+        case "union_tag_not_found":
+            return f"{where}.kind is missing"
+        case "union_tag_invalid":
+            kinds, kind = problem["ctx"]["expected_tags"], problem["ctx"]["tag"]
+            meant = did_you_mean(kind, kinds.replace("'", "").split(", "))
+            return f"{where}.kind is one of {kinds}, not {kind!r}{meant}"
+        case "value_error":
+            return f"{where}: {problem['ctx']['error']}" if where else str(problem["ctx"]["error"])
+        case _:
+            return f"{where}: {problem['msg']} (given: {problem['input']!r})"
+
+
+def _walk(place: tuple[str | int, ...], root: type[BaseModel]) -> tuple[list[str], list[type[BaseModel]]]:
+    """The keys of a place without the kinds that pydantic puts in between, and the models that its last key is in."""
+    path, models, inside = [], [root], [root]
+    for key in map(str, place):
+        models = inside
+        chosen = [one for one in models if "kind" in one.model_fields and key in _kinds(one)]
+        if chosen:
+            inside = chosen
+            continue
+        path.append(key)
+        fields = [one.model_fields[key].annotation for one in models if key in one.model_fields]
+        inside = [part for annotation in fields for part in _models(annotation)] or models
+    return path, models
+
+
+def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
+    return get_args(model.model_fields["kind"].annotation)
+
+
+def _models(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _models(part)
