@@ -6,8 +6,9 @@ worker continues the one that its driver, or its own previous life, began.
 """
 
 from srcluster.tracking.environment import environment_tags
+from srcluster.tracking.family import RunInfo, children, close_running
 from srcluster.tracking.pages import charts_page, comparison_page, runs_page, table_page
-from srcluster.tracking.run import Run, RunInfo, children, close_running, flatten
+from srcluster.tracking.run import Run, flatten
 from srcluster.tracking.server import TrackingError, check
 
 __all__ = [

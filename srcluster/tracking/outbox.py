@@ -134,6 +134,14 @@ class Outbox:
         if before < BATCH <= before + len(entries):
             self._wake.set()
 
+    @property
+    def closed(self) -> bool:
+        return self._closing
+
+    def flush(self) -> None:
+        """Deliver now rather than after `FLUSH_S`; does not wait for it."""
+        self._wake.set()
+
     def close(self, timeout_s: float) -> Path | None:
         """Send what is left; nothing can be put afterwards.
 
@@ -165,7 +173,12 @@ class Outbox:
                 entries = list(self._pending)
             if not entries:
                 continue
-            left, reason = self._attempt(entries)
+            reason = ""
+            try:
+                self._deliver(entries)
+                left: Sequence[Entry] = ()
+            except UndeliveredError as error:
+                left, reason = error.entries, error.reason
             sent_bytes = sum(map(_size, entries)) - sum(map(_size, left))
             with self._lock:
                 if self._abandoned:
@@ -182,13 +195,6 @@ class Outbox:
             pause_s, away = min(2 * pause_s, LONGEST_PAUSE_S) if away else 1.0, True
             if self._bytes > BUFFER_BYTES:
                 self._spill()
-
-    def _attempt(self, entries: Sequence[Entry]) -> tuple[Sequence[Entry], str]:
-        try:
-            self._deliver(entries)
-        except UndeliveredError as error:
-            return error.entries, error.reason
-        return (), ""
 
     def _spill(self) -> None:
         """Move the buffer into the spool file."""

@@ -7,23 +7,20 @@ import re
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient, entities
 
 from srcluster.tracking.delivery import deliver
+from srcluster.tracking.family import KEY_TAG, PARENT_TAG, quoted, run_tags
 from srcluster.tracking.outbox import Artifact, Dataset, End, Outbox, Point, Status, Tag
 from srcluster.tracking.server import PATIENCE_S, TrackingError, address, patiently
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Run", "RunInfo", "children", "close_running", "flatten"]
-
-KEY_TAG = "srcluster.key"
-PARENT_TAG = "mlflow.parentRunId"
+__all__ = ["Run", "flatten"]
 
 _NAME = re.compile(r"(?!\.)[\w.: -]+(/(?!\.)[\w.: -]+)*")
 """What MLflow takes as the name of a metric."""
@@ -32,9 +29,10 @@ _NAME = re.compile(r"(?!\.)[\w.: -]+(/(?!\.)[\w.: -]+)*")
 class Run:
     """One run in MLflow. Made by `Run.start` or `Run.attach`.
 
-    What is logged is sent by a thread of its own, in order, a few seconds later; while the server is away it is
-    kept in memory (256 MiB of it; beyond that, in a spool file). So only `start`, `attach` and `end` wait for
-    the server. As a context manager it ends the run: FINISHED, FAILED after an exception, KILLED after Ctrl-C.
+    What is logged is sent by a thread of its own, in order, a few seconds later. While the server is away it is
+    kept in memory: 256 MiB of it, and what is more in a spool file in SRCLUSTER_SPOOL (or ./.srcluster/spool). So
+    only `start`, `attach`, `end` and `close` wait for the server. As a context manager it ends the run, unless that
+    was done inside: FINISHED, FAILED after an exception, KILLED after Ctrl-C.
 
     Attributes:
         id: MLflow's id of the run, for `Run.attach` in another process.
@@ -81,7 +79,7 @@ class Run:
 
         def begin() -> entities.Run:
             experiment_id = _experiment_id(client, experiment)
-            found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = {_quoted(key)}", max_results=1)
+            found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = {quoted(key)}", max_results=1)
             run = found[0] if found else client.create_run(experiment_id, tags=words, run_name=name)
             known = run.data.params
             changed = sorted(k for k in flat.keys() & known.keys() if flat[k] != known[k])
@@ -92,7 +90,7 @@ class Run:
                     f"has {flat[first]}: use another name, or delete that run in MLflow"
                 )
             new = [entities.Param(k, flat[k]) for k in flat.keys() - known.keys()]
-            client.log_batch(run.info.run_id, params=new, tags=_tags(words), synchronous=True)
+            client.log_batch(run.info.run_id, params=new, tags=run_tags(words), synchronous=True)
             client.update_run(run.info.run_id, status="RUNNING")
             return run
 
@@ -152,8 +150,8 @@ class Run:
         self._keep(path, text.encode())
 
     def image(self, picture: "Image", path: str) -> None:
-        """Keep a picture, such as "Set5/baby.png", among the run's artifacts; the path's ending is its format."""
-        self._keep(path, _encoded(picture, path))
+        """Keep a picture as a PNG file, such as "Set5/baby.png", among the run's artifacts."""
+        self._keep(path, _encoded(picture, "PNG"))
 
     def image_at(self, picture: "Image", name: str, step: int) -> None:
         """Keep a picture of a series, such as "Set5/baby" at each evaluation.
@@ -165,8 +163,15 @@ class Run:
         preview = picture.copy()
         preview.thumbnail((256, 256))
         self.image(picture, f"{stem}.png")
-        self.image(preview, f"{stem}+compressed.webp")
+        self._keep(f"{stem}+compressed.webp", _encoded(preview, "WEBP"))
         self.tag(**{"mlflow.loggedImages": "True"})
+
+    def flush(self) -> None:
+        """Send at once what would be sent in a few seconds, without waiting for it.
+
+        For a process that may be killed at any moment now, as a scheduler stops a trial after an evaluation.
+        """
+        self._outbox.flush()
 
     def end(self, status: Status = "FINISHED", *, timeout_s: float = 60) -> Path | None:
         """End the run and send what is left.
@@ -189,6 +194,8 @@ class Run:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._outbox.closed:
+            return
         if kind is None:
             self.end("FINISHED")
         elif issubclass(kind, Exception):
@@ -205,80 +212,6 @@ class Run:
     def _is_new(self, point: Point) -> bool:
         last = self._logged.get(point.key)
         return last is None or point.step > last[0] or (point.step == last[0] and point.value != last[1])
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What MLflow knows of a run: its status is RUNNING, FINISHED, FAILED or KILLED."""
-
-    id: str
-    name: str
-    key: str
-    status: str
-    params: dict[str, str]
-    metrics: dict[str, float]
-    tags: dict[str, str]
-
-
-def children(parent_id: str, *, timeout_s: float = PATIENCE_S) -> list[RunInfo]:
-    """The runs that were started with this parent, the oldest first.
-
-    Raises:
-        TrackingError: the server does not answer in time, or has no such run.
-    """
-    client = MlflowClient(address())
-
-    def search() -> list[entities.Run]:
-        experiment_ids = [client.get_run(parent_id).info.experiment_id]
-        query, order = f"tags.`{PARENT_TAG}` = {_quoted(parent_id)}", ["attributes.start_time ASC"]
-        page = client.search_runs(experiment_ids, query, order_by=order)
-        runs = list(page)
-        while page.token:
-            page = client.search_runs(experiment_ids, query, order_by=order, page_token=page.token)
-            runs += page
-        return runs
-
-    return [
-        RunInfo(
-            id=run.info.run_id,
-            name=run.info.run_name,
-            key=run.data.tags.get(KEY_TAG, ""),
-            status=run.info.status,
-            params=run.data.params,
-            metrics=run.data.metrics,
-            tags=run.data.tags,
-        )
-        for run in patiently(search, timeout_s)
-    ]
-
-
-def close_running(
-    parent_id: str, status: Status, tags: Mapping[str, str] | None = None, *, timeout_s: float = PATIENCE_S
-) -> list[str]:
-    """End the children that a dead driver left RUNNING.
-
-    Args:
-        parent_id: the run whose children are meant; it is left as it is.
-        status: how they ended.
-        tags: words about why.
-        timeout_s: how long a server that is away is waited for.
-
-    Returns:
-        The ids of the runs that were ended.
-
-    Raises:
-        TrackingError: as `children`.
-    """
-    client = MlflowClient(address())
-    running = [run.id for run in children(parent_id, timeout_s=timeout_s) if run.status == "RUNNING"]
-
-    def close() -> None:
-        for run_id in running:
-            client.log_batch(run_id, tags=_tags(tags or {}), synchronous=True)
-            client.set_terminated(run_id, status)
-
-    patiently(close, timeout_s)
-    return running
 
 
 def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
@@ -304,20 +237,9 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
     return experiment.experiment_id
 
 
-def _tags(words: Mapping[str, str]) -> list[entities.RunTag]:
-    return [entities.RunTag(key, value) for key, value in words.items()]
-
-
-def _quoted(text: str) -> str:
-    """A string in MLflow's search language, which knows no escape."""
-    if "'" in text and '"' in text:
-        raise ValueError(f"a key can't hold both kinds of quotation marks: {text}")
-    return f'"{text}"' if "'" in text else f"'{text}'"
-
-
-def _encoded(picture: "Image", path: str) -> bytes:
+def _encoded(picture: "Image", kind: str) -> bytes:
     buffer = io.BytesIO()
-    picture.save(buffer, path.rpartition(".")[2])
+    picture.save(buffer, kind)
     return buffer.getvalue()
 
 

@@ -106,9 +106,12 @@ def patiently(action: Callable[[], T], timeout_s: float, uri: str | None = None)
         try:
             return action()
         except MlflowException as error:
-            locked_out = error.get_http_status_code() in (401, 403)
-            if locked_out or is_refusal(error) or time.monotonic() > deadline_s:
+            if is_refusal(error) or error.get_http_status_code() in (401, 403):
                 raise _explained(error, address(uri)) from error
+            if time.monotonic() > deadline_s:
+                raise TrackingError(
+                    f"MLflow at {address(uri)} has not answered for {timeout_s:g} s ({reason(error)}): start it again"
+                ) from error
             if not waiting:
                 _log.warning("MLflow at %s is away (%s); waiting for it", address(uri), reason(error))
         waiting = True
@@ -129,7 +132,7 @@ def reason(error: BaseException) -> str:
     """What is behind an exception of MLflow, in a few words."""
     while inner := error.__cause__ or error.__context__:
         error = inner
-    return shorten(str(error), 200)
+    return shorten(str(error) or type(error).__name__, 200)
 
 
 def _explained(error: MlflowException, uri: str) -> TrackingError:
@@ -144,8 +147,8 @@ def _explained(error: MlflowException, uri: str) -> TrackingError:
     match error.get_http_status_code():
         case 401 | 403:
             return TrackingError(
-                f"MLflow at {uri} refuses us: set MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and "
-                "MLFLOW_TRACKING_PASSWORD"
+                f"MLflow at {uri} does not let us in: set MLFLOW_TRACKING_TOKEN, or "
+                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
             )
         case _:
-            return TrackingError(f"MLflow at {uri} can't do it: {reason(error)}")
+            return TrackingError(f"MLflow at {uri} refuses: {reason(error)}")
