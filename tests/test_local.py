@@ -50,13 +50,14 @@ def test_up_again_starts_nothing(cluster):
 def test_a_program_enters_it_by_its_environment(cluster):
     exports = command("env", cluster.state)
     program = """
-import os, ray
+import os, ray, srcluster.storage
+srcluster.storage.check("s3://srcluster", write=True)
 ray.init(log_to_driver=False)
 print(ray.get(ray.remote(lambda: os.environ["AWS_ENDPOINT_URL"] + " " + os.environ["MLFLOW_TRACKING_URI"]).remote()))
 """
     done = subprocess.run(
         ["bash", "-c", f'{exports}\n{sys.executable} -c "$PROGRAM"'],
-        env=os.environ | {"PROGRAM": program, "HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"},
+        env=os.environ | {"PROGRAM": program, "AWS_SESSION_TOKEN": "another", "http_proxy": "http://127.0.0.1:1"},
         capture_output=True,
         text=True,
     )
@@ -93,6 +94,7 @@ def test_secrets_are_in_files_of_the_owner_alone(cluster):
         assert not any(secret in " ".join(process.info["cmdline"] or []) for secret in secrets)
     for path in ["services.json", "ray_token", "s3/identities.json"]:
         assert stat.S_IMODE((cluster.state / path).stat().st_mode) == 0o600
+    assert stat.S_IMODE(cluster.state.stat().st_mode) == 0o700
     assert not any(secret in repr(cluster) for secret in secrets)
 
 
@@ -169,12 +171,18 @@ def test_a_missing_seaweedfs_names_the_extra_to_install(tmp_path, monkeypatch):
         local.start(["s3"], tmp_path)
 
 
+def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(LocalError, match=r"file/state can't be used .*: set SRCLUSTER_STATE"):
+        local.up(tmp_path / "file" / "state")
+
+
 def test_what_never_was_up_is_down(tmp_path):
     assert local.find(tmp_path) is None
     local.down(tmp_path)
 
 
-def test_a_recycled_number_is_not_taken_for_a_service():
+def test_a_recycled_process_id_is_not_taken_for_a_service():
     bystander = subprocess.Popen(["sleep", "1000"], start_new_session=True)
     try:
         earlier = (bystander.pid, psutil.Process(bystander.pid).create_time() - 60)

@@ -93,6 +93,8 @@ def stop(names: Iterable[str], state: Path | None = None, timeout_s: float = STO
         if cluster is None:
             return
         ended = [name for name in names if name in cluster.processes]
+        if ended and timeout_s > 0:
+            print(f"ending {', '.join(ended)} within {timeout_s:.0f} s", file=sys.stderr)
         processes.end([cluster.processes[name] for name in ended], timeout_s)
         for name in ended:
             clean_tmp(name, cluster)
@@ -105,8 +107,12 @@ def state_folder(state: Path | None = None) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise LocalError(f"{folder} can't be used ({error.strerror}): set SRCLUSTER_STATE to another folder") from error
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from srcluster.errors import UserError
 
-__all__ = ["HOST", "Cluster", "LocalError", "load", "new_ports", "save", "write_private"]
+__all__ = ["HOST", "Cluster", "LocalError", "is_free", "load", "new_keys", "new_ports", "save", "write_private"]
 
 HOST = "127.0.0.1"
 
@@ -65,7 +65,7 @@ class Cluster:
         return self.state / "ray_token"
 
     def environment(self) -> dict[str, str]:
-        """The variables by which boto3, MLflow and Ray find and enter this cluster."""
+        """The variables by which boto3, MLflow and Ray find and enter this cluster; set them before importing Ray."""
         # Proxies are for other hosts; of the two spellings some libraries read one, some the other.
         others = os.environ.get("NO_PROXY", os.environ.get("no_proxy", "")).split(",")
         direct = ",".join(dict.fromkeys([*filter(None, others), HOST, "localhost"]))
@@ -73,6 +73,8 @@ class Cluster:
             "AWS_ENDPOINT_URL": self.s3_endpoint,
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            # One that the shell has for another store would be sent to this one.
+            "AWS_SESSION_TOKEN": "",
             "AWS_DEFAULT_REGION": "us-east-1",
             "MLFLOW_TRACKING_URI": self.mlflow_uri,
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -95,6 +97,7 @@ def load(state: Path) -> Cluster | None:
         known = json.loads((state / "services.json").read_text())
     except FileNotFoundError:
         return None
+    known["processes"] = {name: tuple(leader) for name, leader in known["processes"].items()}
     return Cluster(**known | {"state": state})
 
 

@@ -118,6 +118,7 @@ def _ray(cluster: Cluster) -> Start:
     if not cluster.ray_token_path.exists():
         write_private(cluster.ray_token_path, secrets.token_hex(32))
     folder = _ray_folder(cluster)
+    # Ray opens its own folder, inside this one, to everybody.
     folder.mkdir(mode=0o700, exist_ok=True)
     if folder.stat().st_uid != os.getuid():
         raise LocalError(f"{folder} belongs to another user: set SRCLUSTER_STATE to another folder")
@@ -131,7 +132,7 @@ def _ray(cluster: Cluster) -> Start:
         "dashboard-agent-listen-port": ports["agent"],
         "dashboard-agent-grpc-port": ports["agent_grpc"],
         "metrics-export-port": ports["metrics"],
-        "temp-dir": folder,
+        "temp-dir": folder / "ray",
     }
     metrics = {
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),

@@ -198,11 +198,17 @@ def _make_client(connect_timeout_s: float, read_timeout_s: float, attempts: int)
     try:
         return boto3.session.Session().client("s3", config=config)
     except ValueError as error:
-        raise StorageError(f"AWS_ENDPOINT_URL must be a URL such as http://host:8333, not {_endpoint()!r}") from error
+        example = "a URL such as http://host:8333"
+        raise StorageError(f"{_endpoint_variable()} must be {example}, not {_endpoint()!r}") from error
 
 
 def _endpoint() -> str | None:
-    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return os.environ.get(_endpoint_variable())
+
+
+def _endpoint_variable() -> str:
+    # botocore prefers the more particular one.
+    return "AWS_ENDPOINT_URL_S3" if os.environ.get("AWS_ENDPOINT_URL_S3") else "AWS_ENDPOINT_URL"
 
 
 def _status(error: Exception) -> int | None:
@@ -239,7 +245,7 @@ def _explained(url: str, error: Exception) -> StorageError:
     if isinstance(error, NoCredentialsError | PartialCredentialsError):
         return StorageError(f"{url} needs credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     if isinstance(error, _AWAY):
-        return StorageError(f"no store answers at {store}: start it, or set AWS_ENDPOINT_URL to where it is")
+        return StorageError(f"no store answers at {store}: start it, or set {_endpoint_variable()} to where it is")
     return StorageError(f"{store} failed on {url}: {error}")
 
 
