@@ -31,8 +31,10 @@ def join(address: str = "auto") -> str:
         address = os.environ.get("RAY_ADDRESS", "local")
     if address == "local":
         cluster = local.up()
+        # What else is said of S3 (a profile, a session token, an endpoint for S3 alone) is of another store.
+        for name in [name for name in os.environ if name.startswith("AWS_") and name != "AWS_CA_BUNDLE"]:
+            del os.environ[name]
         os.environ.update(cluster.environment())
-        os.environ["SRCLUSTER_STORAGE"] = f"s3://{cluster.bucket}"
         return cluster.ray_address
     if not os.environ.get("SRCLUSTER_STORAGE"):
         raise ClusterError(

@@ -174,11 +174,19 @@ def conclude(
         picture.save(path)
         parent.image(picture, "comparison.png")
         print(f"picture of the best: {path}")
-    compared = [run.id for run in tracking.children(parent.id)]
-    print(f"side by side: {tracking.comparison_page(parent.experiment_id, compared)}", flush=True)
+    columns = [f"best/{score}" for score in scores]
+    page = tracking.table_page(parent.experiment_id, columns, _varied(trials))
+    print(f"side by side in MLflow: {page}", flush=True)
     if interrupted:
         parent.end("KILLED")
     return Outcome(bool(finished), interrupted)
+
+
+def _varied(trials: Sequence[Trial]) -> list[str]:
+    """The parameters in which the trials differ."""
+    recipes = [tracking.flatten(trial.recipe.model_dump(mode="json")) for trial in trials]
+    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
+    return [key for key in keys if len({recipe.get(key) for recipe in recipes}) > 1]
 
 
 def _close_runs(outcomes: Iterable[_Ended], parent: tracking.Run) -> None:

@@ -28,6 +28,8 @@ class _Reporter:
         self.run.log(metrics, step)
         scores = {key: value for key, value in metrics.items() if not key.startswith("train/")}
         if scores or checkpoint:
+            # A scheduler that has seen enough ends this process while it reports.
+            self.run.flush()
             kept = tune.Checkpoint.from_directory(checkpoint) if checkpoint else None
             tune.report({"step": step, **scores}, checkpoint=kept)
 

@@ -10,6 +10,7 @@ Remainder rule: with R readers and N samples, each reader takes N // R of them; 
 are left out of it, others each epoch.
 """
 
+import hashlib
 import io
 import threading
 from collections import OrderedDict
@@ -90,34 +91,43 @@ class Order:
 
 
 class _Shards:
-    """The encoded samples of the shards in use; the last few shards are kept."""
+    """Samples by shard and index; the last few shards are kept encoded, and as many samples as fit decoded."""
 
     def __init__(self, url: str, manifest: Manifest, keep: int):
         self.url, self.manifest, self.keep = url, manifest, keep
-        self.samples: OrderedDict[int, list[tuple[str, bytes]]] = OrderedDict()
-        self.lock = threading.Lock()
+        self.encoded: OrderedDict[int, list[tuple[str, bytes]]] = OrderedDict()
+        self.decoded: dict[tuple[int, int], np.ndarray] = {}
+        self.decoded_bytes = 0
 
-    def get(self, shard: int, index: int) -> tuple[str, bytes]:
-        """(file ending, content) of a sample."""
-        with self.lock:
-            if shard not in self.samples:
-                self.samples[shard] = self._read(shard)
-                if len(self.samples) > self.keep:
-                    self.samples.popitem(last=False)
-            self.samples.move_to_end(shard)
-            return self.samples[shard][index]
+    def get(self, shard: int, index: int) -> np.ndarray:
+        """H x W x 3, uint8."""
+        image = self.decoded.get((shard, index))
+        if image is None:
+            image = _decode(*self._sample(shard, index))
+            if self.decoded_bytes + image.nbytes <= _DECODED_BYTES:
+                self.decoded[shard, index] = image
+                self.decoded_bytes += image.nbytes
+        return image
+
+    def _sample(self, shard: int, index: int) -> tuple[str, bytes]:
+        """(file ending, content)."""
+        if shard not in self.encoded:
+            self.encoded[shard] = self._read(shard)
+            if len(self.encoded) > self.keep:
+                self.encoded.popitem(last=False)
+        self.encoded.move_to_end(shard)
+        return self.encoded[shard][index]
 
     def _read(self, shard: int) -> list[tuple[str, bytes]]:
         entry = self.manifest.shards[shard]
         place = storage.join(self.url, entry.name)
         content = storage.read(place)
-        if len(content) != entry.bytes:
-            raise ShardError(f"{place} has {len(content)} bytes where its manifest says {entry.bytes}; pack again")
+        if hashlib.sha256(content).hexdigest() != entry.sha256:
+            raise ShardError(
+                f"{place} is not what its manifest says, it was damaged or replaced: pack the shards again"
+            )
         files = webdataset.tariterators.tar_file_iterator(io.BytesIO(content))
-        samples = [(file["fname"].rpartition(".")[2], file["data"]) for file in files]
-        if len(samples) != entry.samples:
-            raise ShardError(f"{place} has {len(samples)} samples where its manifest says {entry.samples}; pack again")
-        return samples
+        return [(file["fname"].rpartition(".")[2], file["data"]) for file in files]
 
 
 def _decode(ending: str, content: bytes) -> np.ndarray:
@@ -177,17 +187,10 @@ class Stream(IterableDataset):
         counts = tuple(shard.samples for shard in self.manifest.shards)
         order = Order(counts, self.seed, reader, self.readers, self.data.shuffle_shards)
         shards = _Shards(self.url, self.manifest, self.data.shuffle_shards)
-        decoded: dict[tuple[int, int], np.ndarray] = {}
-        decoded_bytes = 0
         first, skip = divmod(start, self.data.patches_per_sample)
         for epoch, window in order.since(first):
             for shard, index in window:
-                image = decoded.get((shard, index))
-                if image is None:
-                    image = _decode(*shards.get(shard, index))
-                    if decoded_bytes + image.nbytes <= _DECODED_BYTES:
-                        decoded[shard, index] = image
-                        decoded_bytes += image.nbytes
+                image = shards.get(shard, index)
                 random = np.random.default_rng([self.seed, epoch, shard, index])
                 cut = patches(image, self.side, self.data.patches_per_sample, self.scale, random)
                 yield from cut[skip:]

@@ -76,6 +76,7 @@ class Cluster:
             # One that the shell has for another store would be sent to this one.
             "AWS_SESSION_TOKEN": "",
             "AWS_DEFAULT_REGION": "us-east-1",
+            "SRCLUSTER_STORAGE": f"s3://{self.bucket}",
             "MLFLOW_TRACKING_URI": self.mlflow_uri,
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",

@@ -1,0 +1,193 @@
+"""The loop: it learns, it resumes to the bit, it stops on nonsense, and it is what it was."""
+
+import json
+import shutil
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from srcluster.data import benchmarks
+from srcluster.data.photos import find
+from srcluster.data.shards import Packing, pack
+from srcluster.data.stream import open_stream
+from srcluster.models import build
+from srcluster.recipe import Interpolation, Recipe, RecipeError, Schedule, recipe_from
+from srcluster.training.checkpoint import CheckpointError, load_weights
+from srcluster.training.evaluation import evaluate, means
+from srcluster.training.loop import NonFiniteLossError, fit, learning_rate_factor
+
+CURVE = Path(__file__).with_name("srcnn_curve.json")
+
+
+class Recorder:
+    """Keeps what is reported, and a copy of each checkpoint."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.metrics: dict[str, list[tuple[int, float]]] = {}
+
+    def report(self, step, metrics, checkpoint=None):
+        for key, value in metrics.items():
+            self.metrics.setdefault(key, []).append((step, value))
+        if checkpoint:
+            shutil.copytree(checkpoint, self.folder / str(step))
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> str:
+    url = str(tmp_path_factory.mktemp("loop") / "shards")
+    pack(find("wheels")[:3], Packing(source="wheels", crop=None), url)
+    return url
+
+
+@pytest.fixture(scope="module")
+def pieces(tmp_path_factory):
+    """A benchmark that takes no time: a piece of each image of Wheel3."""
+    folder = tmp_path_factory.mktemp("pieces")
+    for image in benchmarks.load("Wheel3", 4).images:
+        Image.fromarray(image.hr[80:176, 120:216]).save(folder / f"{image.name}.png")
+    return replace(benchmarks.load(str(folder), 4), name="pieces")
+
+
+def recipe(shards: str, **changes) -> Recipe:
+    values = {
+        "name": "test",
+        "steps": 12,
+        "model": {"kind": "srcnn", "kernel_sizes": [9, 1, 5], "features": [8, 4]},
+        "data": {"shards": shards, "patch": 32, "batch": 4},
+        "objective": {"channels": "y"},
+        "precision": "fp32",
+        "optimizer": {"lr": 1e-3},
+        "schedule": {"kind": "cosine", "warmup_steps": 2},
+        "ema": 0.9,
+        "log_every_steps": 3,
+        "evaluation": {"benchmarks": ["pieces"], "every_steps": 6},
+        "checkpoint": {"every_steps": 4},
+    }
+    return recipe_from(values, changes)
+
+
+def run(recipe, pieces, folder, resume=None):
+    stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed)
+    recorder = Recorder(folder)
+    return fit(recipe, stream.batches, [pieces], recorder, resume), recorder
+
+
+def weights(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("optimizer", [{"kind": "adam"}, {"kind": "sgd", "lr": 0.01}])
+def test_resuming_at_any_checkpoint_ends_with_the_same_bits(shards, pieces, tmp_path, optimizer):
+    whole = recipe(shards, **{"optimizer": optimizer, "clip_norm": 1.0})
+    finished, first = run(whole, pieces, tmp_path / "whole")
+    for step in (4, 8, 12):
+        again, second = run(whole, pieces, tmp_path / f"from{step}", tmp_path / "whole" / str(step))
+        if step < 12:
+            assert weights(tmp_path / f"from{step}" / "12") == weights(tmp_path / "whole" / "12")
+        assert again.metrics == finished.metrics
+        for key in ("train/loss", "train/lr", "psnr_y/pieces"):
+            tail = [point for point in first.metrics[key] if point[0] > step]
+            assert second.metrics.get(key, []) == tail
+
+
+def test_the_loss_curve_is_the_stored_one(shards, pieces, tmp_path):
+    _, recorder = run(recipe(shards), pieces, tmp_path)
+    curve = [loss for _, loss in recorder.metrics["train/loss"]]
+    # The sums of another processor differ in their last bits; a change of the maths differs in the first.
+    assert curve == pytest.approx(json.loads(CURVE.read_text()), rel=1e-4)
+
+
+def test_it_learns(shards, pieces, tmp_path):
+    learner = recipe(shards, **{"steps": 60, "optimizer.lr": 2e-3, "evaluation.every_steps": 60})
+    result, _ = run(learner, pieces, tmp_path)
+    bicubic = means("pieces", evaluate(build(Interpolation(), 4), pieces, 4))["psnr_y/pieces"]
+    assert result.metrics["best/psnr_y/pieces"] > bicubic + 0.05
+
+
+def test_the_best_weights_are_kept(shards, pieces, tmp_path):
+    # A learning rate that ruins the network after its first evaluation.
+    ruined = recipe(shards, **{"optimizer": {"kind": "sgd", "lr": 0.5, "momentum": 0.0}, "ema": 0.0})
+    ruined = recipe_from(ruined.model_dump(mode="json"), {"evaluation.every_steps": 1, "steps": 4, "clip_norm": 1.0})
+    result, recorder = run(ruined, pieces, tmp_path)
+    followed = recorder.metrics["psnr_y/pieces"]
+    assert result.metrics["best/psnr_y/pieces"] == pytest.approx(max(score for _, score in followed))
+    assert result.metrics["best/step"] == max(followed, key=lambda point: point[1])[0]
+
+
+def test_a_loss_that_is_no_number_stops_before_the_next_checkpoint(shards, pieces, tmp_path):
+    mad = recipe(shards, **{"optimizer": {"kind": "sgd", "lr": 1e30}, "schedule": {"kind": "constant"}})
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step \d+ \(optimizer.lr=1e\+30\): lower the learning"):
+        run(mad, pieces, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_another_recipe_is_refused(shards, pieces, tmp_path):
+    run(recipe(shards), pieces, tmp_path / "a")
+    with pytest.raises(CheckpointError, match="give the run another name"):
+        run(recipe(shards, seed=1), pieces, tmp_path / "b", tmp_path / "a" / "8")
+
+
+@pytest.mark.parametrize("name", ["network.safetensors", "optimizer.pt", "state.json", "average.safetensors"])
+def test_a_damaged_checkpoint_is_named(shards, pieces, tmp_path, name):
+    run(recipe(shards), pieces, tmp_path / "a")
+    damaged = tmp_path / "a" / "8" / name
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="damaged"):
+        run(recipe(shards), pieces, tmp_path / "b", tmp_path / "a" / "8")
+
+
+def test_layers_have_rates_of_their_own(shards, pieces, tmp_path):
+    frozen = recipe(shards, **{"optimizer.layer_lr": {"conv3": 1e-30}})
+    run(frozen, pieces, tmp_path)
+    first, last = (load_weights(tmp_path / str(step) / "network.safetensors") for step in (4, 12))
+    torch.testing.assert_close(first["conv3.weight"], last["conv3.weight"], rtol=0, atol=1e-20)
+    assert not torch.equal(first["conv1.weight"], last["conv1.weight"])
+
+
+def test_a_rate_for_no_layer(shards, pieces, tmp_path):
+    with pytest.raises(RecipeError, match="no layer 'conv4' of this network; it has conv1, conv2, conv3"):
+        run(recipe(shards, **{"optimizer.layer_lr": {"conv4": 1e-5}}), pieces, tmp_path)
+
+
+def test_bf16_and_compiled_come_close(shards, pieces, tmp_path):
+    scores = [
+        run(recipe(shards, **changes), pieces, tmp_path / str(number))[0].metrics["best/psnr_y/pieces"]
+        for number, changes in enumerate([{}, {"precision": "bf16"}, {"precision": "bf16", "compile": True}])
+    ]
+    assert scores == pytest.approx([scores[0]] * 3, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "factors"),
+    [
+        ({"kind": "constant"}, [1, 1, 1, 1, 1]),
+        ({"kind": "cosine"}, [1, (1 + np.cos(np.pi / 4)) / 2, 0.5, (1 + np.cos(3 * np.pi / 4)) / 2, 0]),
+        ({"kind": "cosine", "final": 0.2}, [1, None, 0.6, None, 0.2]),
+        ({"kind": "step", "milestones": [25, 75]}, [1, 0.5, 0.5, 0.25, 0.25]),
+        ({"kind": "constant", "warmup_steps": 50}, [0.02, 0.52, 1, 1, 1]),
+    ],
+)
+def test_schedules(schedule, factors):
+    for step, factor in zip((0, 25, 50, 75, 100), factors, strict=True):
+        if factor is not None:
+            assert learning_rate_factor(Schedule(**schedule), step, 100) == pytest.approx(factor)
+
+
+def test_the_stream_is_asked_for_the_right_position(shards, pieces, tmp_path):
+    whole = recipe(shards)
+    run(whole, pieces, tmp_path / "whole")
+    asked = []
+
+    def batches(start):
+        asked.append(start)
+        return open_stream(whole.data, scale=4, seed=0).batches(start)
+
+    fit(whole, batches, [pieces], Recorder(tmp_path / "again"), tmp_path / "whole" / "8")
+    assert asked == [8]
+    assert len(list(islice(batches(0), 2))) == 2
