@@ -33,8 +33,11 @@ def sweep(
     # Ray reads its environment when it is imported.
     from srcluster import sweep_driver
 
-    outcome = sweep_driver.run(file, plan, trials, address, resume=resume)
-    if outcome.interrupted:
+    try:
+        outcome = sweep_driver.run(file, plan, trials, address, resume=resume)
+    except KeyboardInterrupt:  # Before Tune took over: it catches Ctrl-C to stop its trials in order.
+        outcome = None
+    if outcome is None or outcome.interrupted:
         command = " ".join(["python -m srcluster.sweep", str(file), *(overrides or ()), "--resume"])
         print(f"interrupted; nothing is lost, continue with: {command}")
         raise typer.Exit(130)

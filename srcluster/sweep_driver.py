@@ -45,8 +45,12 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
     name = _name(home, plan, trials, resume)
     # Credentials are the cluster's own: what is said here can be read by whoever may see the job.
     said = {key: os.environ[key] for key in ("SRCLUSTER_DATA", "SRCLUSTER_GIT_COMMIT") if key in os.environ}
+    # A snapshot for every checkpoint is what makes a sweep resumable; Tune would warn about each of them.
+    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
     ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": said})
-    with tracking.Run.start(plan.name, name, key=name, tags=tracking.environment_tags()) as parent:
+    with tracking.Run.start(
+        plan.name, name, key=name, tags={"srcluster.sweep": "true", **tracking.environment_tags()}
+    ) as parent:
         parent.text(file.read_text(), file.name)
         print(f"{name}: {len(trials)} trials of {trials[0].recipe.steps} steps on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
@@ -111,7 +115,10 @@ def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, resume:
             )
         },
         tune_config=tune.TuneConfig(
-            scheduler=_scheduler(plan, trials, score), max_concurrent_trials=_slots(plan), trial_dirname_creator=_folder
+            scheduler=_scheduler(plan, trials, score),
+            max_concurrent_trials=_slots(plan),
+            trial_dirname_creator=_folder,
+            reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name=name,

@@ -1,13 +1,15 @@
 """The benchmark images: Set5, Set14, BSD100, the wheels' Wheel3, or any folder of pictures."""
 
 import hashlib
+import io
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import PurePosixPath
 
 import numpy as np
+from PIL import Image
 
-from srcluster.data.photos import HELD_OUT, Photo, PhotoError, data_folder, find, in_wheels
+from srcluster.data.photos import HELD_OUT, Photo, PhotoError, data_folder, decode, find, in_wheels
 from srcluster.pixels.resize import imresize
 
 __all__ = ["NAMED", "Benchmark", "BenchmarkImage", "at_hand", "load"]
@@ -23,7 +25,7 @@ class BenchmarkImage:
         name: The file's name without its ending.
         hr: H x W x 3 uint8, its sides cut to multiples of the scale.
         lr: H/scale x W/scale x 3 uint8, MATLAB's bicubic imresize of it.
-        grey: Whether it has no colour: it is measured on its one plane.
+        grey: Whether the file is grey: it is measured on its one plane.
     """
 
     name: str
@@ -69,11 +71,13 @@ def load(name: str, scale: int) -> Benchmark:
 
 
 def _image(photo: Photo, scale: int) -> BenchmarkImage:
-    pixels = photo.decode()
+    encoded = photo.read()
+    pixels = decode(encoded, photo.name)
     height, width = (length - length % scale for length in pixels.shape[:2])
     # SSIM's window and the shaved border must fit in.
     if min(height, width) < 11 + 2 * scale:
         raise PhotoError(f"{photo.name} of {width} x {height} pixels is too small to measure at x{scale}")
     hr = np.ascontiguousarray(pixels[:height, :width])
-    grey = bool((hr == hr[..., :1]).all())
+    # What counts is the file: the papers convert an RGB file without colour to YCbCr like any other.
+    grey = Image.open(io.BytesIO(encoded)).mode in ("1", "L", "LA")
     return BenchmarkImage(PurePosixPath(photo.name).stem, hr, imresize(hr, Fraction(1, scale)), grey)

@@ -59,5 +59,5 @@ class SRCNN(nn.Module):
             cb, cr = (plane[..., edge:-edge, edge:-edge] for plane in (cb, cr))
         else:
             y = self.border(y)
-        y = self.conv3(self.conv2(self.conv1(y).relu()).relu())
+        y = self.conv3(self.conv2(self.conv1(y).relu_()).relu_())
         return torch.cat(ycbcr_to_rgb(y, cb, cr), dim=1)

@@ -23,7 +23,7 @@ from srcluster.training.checkpoint import State
 from srcluster.training.evaluation import Score, evaluate, means
 from srcluster.training.precision import Precision, choose
 
-__all__ = ["Fit", "NonFiniteLossError", "Reporter", "fit", "learning_rate_factor", "make_optimizer"]
+__all__ = ["Fit", "NonFiniteLossError", "Reporter", "Step", "fit", "learning_rate_factor", "make_optimizer"]
 
 
 class NonFiniteLossError(UserError):
@@ -76,7 +76,7 @@ def fit(
     elif recipe.ema:
         state.average = {name: weight.detach().clone() for name, weight in network.named_parameters()}
 
-    train = _Step(recipe, state, precision)
+    train = Step(recipe, state, precision)
     batches = open_batches(state.step)
     meter = _Meter(recipe.data.batch, state.step)
     while state.step < recipe.steps:
@@ -126,7 +126,7 @@ def _with_weights(recipe: Recipe, weights: dict[str, Tensor]) -> nn.Module:
     """A network to evaluate, beside the one in training."""
     network = models.build(recipe.model, recipe.scale)
     network.load_state_dict(weights)
-    return network.to(next(iter(weights.values())).device).eval()
+    return network.to(next(iter(weights.values())).device, memory_format=torch.channels_last).eval()
 
 
 def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
@@ -169,7 +169,7 @@ def learning_rate_factor(schedule: Schedule, step: int, steps: int) -> float:
     raise AssertionError(schedule.kind)
 
 
-class _Step:
+class Step:
     """One optimiser step, and the guard against a loss that is no number."""
 
     def __init__(self, recipe: Recipe, state: State, precision: Precision):

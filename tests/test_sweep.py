@@ -1,0 +1,253 @@
+"""Sweeps: what a file says, and a real one on the embedded cluster, stopped and continued in every way."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from srcluster import local, tracking
+from srcluster.errors import UserError
+from srcluster.sweep_plan import SweepError, digest, load_sweep
+
+SWEEPS = Path(__file__).parents[1] / "sweeps"
+
+
+def plan(tmp_path: Path, **content):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump({"recipe": "srcnn", "parameters": {"seed": {"grid": [1]}}} | content))
+    return load_sweep(path)
+
+
+@pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_sweep_runs_dry(path):
+    command = [sys.executable, "-m", "srcluster.sweep", str(path), "--dry-run"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert len(printed.splitlines()) == 4 + len(load_sweep(path).trials({}))
+
+
+def test_grids_multiply_and_samples_repeat(tmp_path):
+    parameters = {
+        "optimizer.lr": {"loguniform": [1e-5, 1e-3]},
+        "seed": {"grid": [1, 2]},
+        "data.batch": {"grid": [8, 16, 32]},
+    }
+    trials = plan(tmp_path, parameters=parameters, samples=2).trials({})
+    assert len(trials) == 12
+    assert len({trial.recipe.optimizer.lr for trial in trials}) == 12
+    assert all(1e-5 <= trial.recipe.optimizer.lr <= 1e-3 for trial in trials)
+    again = plan(tmp_path, parameters=parameters, samples=2).trials({})
+    assert digest(again) == digest(trials)
+    assert digest(plan(tmp_path, parameters=parameters, samples=2, seed=1).trials({})) != digest(trials)
+
+
+def test_what_is_typed_stands_above_the_file(tmp_path):
+    (trial,) = plan(tmp_path, overrides={"steps": 5}).trials({"steps": 7})
+    assert trial.recipe.steps == 7
+    assert trial.label == "seed=1"
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (
+            {"parameters": {"optimizer.lr": {"gird": [1]}}},
+            "unknown key parameters.optimizer.lr.gird, did you mean 'grid'?",
+        ),
+        ({"parameters": {"optimizer.lr": {"uniform": [2, 1]}}}, "is no range"),
+        ({"parameters": {"optimizer.lr": {"loguniform": [0, 1]}}}, "above 0 for loguniform"),
+        ({"parameters": {"optimizer.lr": {"grid": [1], "choice": [2]}}}, "exactly one of"),
+        ({"parameters": {"optimizer.lrr": {"grid": [1]}}}, "unknown key optimizer.lrr, did you mean 'lr'?"),
+        ({"recipe": "srcn"}, "no recipe 'srcn', did you mean 'srcnn'?"),
+        ({"resources": {"cpus": 1}}, "unknown key resources.cpus, did you mean 'cpu'?"),
+        ({"scheduler": {"kind": "pbt"}}, "Input should be 'asha' (given: 'pbt')"),
+        ({"overrides": {"model.kernel_sizes": [9, 2, 5]}}, "odd"),
+    ],
+)
+def test_what_is_wrong_is_said(tmp_path, content, words):
+    with pytest.raises(UserError) as error:
+        plan(tmp_path, **content).trials({})
+    assert words in str(error.value)
+
+
+def test_a_missing_file(tmp_path):
+    plan(tmp_path)
+    with pytest.raises(SweepError, match=r"no sweep .*min\.yaml, did you mean '.*mine\.yaml'"):
+        load_sweep(tmp_path / "min.yaml")
+
+
+# What follows runs sweeps as a person does, on an embedded cluster of its own.
+
+TINY = {
+    "recipe": "srcnn",
+    "overrides": {
+        "model": {"kind": "srcnn", "kernel_sizes": [5, 1, 3], "features": [4, 4]},
+        "steps": 40,
+        "data.patch": 32,
+        "data.batch": 2,
+        "log_every_steps": 10,
+        "evaluation": {"benchmarks": ["pieces"], "every_steps": 20, "pictures": 1},
+        "checkpoint.every_steps": 20,
+    },
+    "parameters": {"optimizer": {"grid": [{"kind": "adam", "lr": 1e-3}, {"kind": "sgd", "lr": 1e30}]}},
+}
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> Path:
+    """A folder to run verbs in, with an embedded cluster and a small benchmark."""
+    from PIL import Image
+
+    from srcluster.data import benchmarks
+
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "pieces").mkdir()
+    for image in benchmarks.load("Wheel3", 4).images[:2]:
+        Image.fromarray(image.hr[80:144, 120:184]).save(folder / "pieces" / f"{image.name}.png")
+    yield folder
+    local.stop(local.SERVICES, folder / ".srcluster", timeout_s=0)
+
+
+@pytest.fixture
+def cluster(home, monkeypatch):
+    """This process as a client of the same services."""
+    monkeypatch.chdir(home)
+    embedded = local.up(home / ".srcluster")
+    for name, value in embedded.environment().items():
+        monkeypatch.setenv(name, value)
+    return embedded
+
+
+def start(home: Path, *arguments: str, **content) -> subprocess.Popen:
+    (home / "tiny.yaml").write_text(yaml.safe_dump(TINY | content))
+    own = ("AWS_", "RAY_", "MLFLOW_", "SRCLUSTER_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+    command = [sys.executable, "-m", "srcluster.sweep", "tiny.yaml", *arguments]
+    return subprocess.Popen(
+        command, cwd=home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+
+
+def finish(process: subprocess.Popen) -> str:
+    printed, _ = process.communicate(timeout=240)
+    print(printed)
+    return printed
+
+
+def runs_of(name: str) -> dict[str, tracking.RunInfo]:
+    """The runs of the newest sweep of an experiment, by name, and under "" the sweep's own."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(name)
+    newest, *_ = client.search_runs([experiment.experiment_id], "tags.`srcluster.sweep` = 'true'", max_results=1)
+    return {"": newest} | {run.name: run for run in tracking.children(newest.info.run_id)}
+
+
+@pytest.mark.cluster
+def test_a_sweep_from_nothing(home, cluster):
+    printed = finish(process := start(home))
+    assert process.returncode == 0
+    runs = runs_of("tiny")
+    best, failed, bicubic = runs["adam lr=0.001"], runs["sgd lr=1e+30"], runs["bicubic"]
+    assert (runs[""].info.status, best.status, failed.status, bicubic.status) == (
+        *("FINISHED", "FINISHED", "FAILED", "FINISHED"),
+    )
+    assert best.params["optimizer.lr"] == "0.001"
+    assert best.metrics["best/psnr_y/pieces"] >= best.metrics["psnr_y/pieces"]
+    assert bicubic.metrics["best/psnr_y/pieces"] > 20
+    assert "not finite at step" in failed.tags["srcluster.error"]
+    assert f"{best.metrics['best/psnr_y/pieces']:.2f}" in printed
+    assert "failed the loss was not finite at step" in printed
+    (picture,) = (home / "results").glob("tiny-*-1/comparison.png")
+    assert picture.stat().st_size > 10_000
+    assert "| adam lr=0.001 |" in runs[""].data.tags["mlflow.note.content"]
+
+
+@pytest.mark.cluster
+def test_ctrl_c_and_sigkill_lose_nothing(home, cluster):
+    """One sweep that is interrupted, continued, its driver killed, and continued again to its end."""
+    long = {
+        "name": "stopped",
+        "overrides": TINY["overrides"] | {"steps": 1500, "log_every_steps": 100, "checkpoint.every_steps": 100},
+        "parameters": {"seed": {"grid": [1, 2, 3]}},
+    }
+    process = start(home, **long)
+    _wait_for(lambda: any("train/loss" in run.metrics for run in _children("stopped")), process)
+    process.send_signal(signal.SIGINT)
+    printed = finish(process)
+    assert process.returncode == 130
+    assert "continue with: python -m srcluster.sweep tiny.yaml --resume" in printed
+    statuses = {run.status for run in runs_of("stopped").values() if hasattr(run, "status") and run.name != "bicubic"}
+    assert "RUNNING" not in statuses
+    assert "KILLED" in statuses
+
+    process = start(home, "--resume", **long)
+    _wait_for(lambda: any("best/step" in run.metrics for run in _children("stopped")), process)
+    done = {run.name: run for run in _children("stopped") if "best/step" in run.metrics}
+    process.kill()
+    process.wait()
+
+    process = start(home, "--resume", **long)
+    finish(process)
+    assert process.returncode == 0
+    runs = runs_of("stopped")
+    assert {run.status for name, run in runs.items() if name} == {"FINISHED"}
+    assert len(runs) == 5
+    for name, before in done.items():
+        assert runs[name].metrics == before.metrics
+    from mlflow import MlflowClient
+
+    for name in ("seed=1", "seed=2", "seed=3"):
+        losses = MlflowClient().get_metric_history(runs[name].id, "train/loss")
+        assert [point.step for point in losses] == list(range(100, 1501, 100))
+
+
+def _children(name: str) -> list[tracking.RunInfo]:
+    try:
+        return [run for key, run in runs_of(name).items() if key]
+    except (AttributeError, ValueError):  # The sweep has not begun.
+        return []
+
+
+def _wait_for(condition, process: subprocess.Popen, timeout_s: float = 180) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert process.poll() is None, finish(process)
+        assert time.monotonic() < deadline
+        time.sleep(0.5)
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"}, "no MLflow server answers at http://127.0.0.1:9"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "no store answers at http://127.0.0.1:9"),
+        ({"AWS_SECRET_ACCESS_KEY": "wrong"}, "refuses AWS_SECRET_ACCESS_KEY"),
+        ({"AWS_ACCESS_KEY_ID": "wrong"}, "does not know the key in AWS_ACCESS_KEY_ID"),
+        ({"SRCLUSTER_STORAGE": "s3://absent"}, "there is no bucket absent"),
+        ({"SRCLUSTER_STORAGE": ""}, "set SRCLUSTER_STORAGE to s3://bucket/prefix"),
+    ],
+)
+def test_a_cluster_that_is_not_as_it_is_said(home, cluster, variables, words):
+    (home / "tiny.yaml").write_text(yaml.safe_dump(TINY))
+    command = [sys.executable, "-m", "srcluster.sweep", "tiny.yaml"]
+    environment = os.environ | cluster.environment() | variables
+    began = time.monotonic()
+    ended = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=100)
+    assert ended.returncode == 2
+    assert words in ended.stderr
+    assert len(ended.stderr.strip().splitlines()) == 1
+    assert time.monotonic() - began < 60
+
+
+@pytest.mark.cluster
+def test_nothing_to_resume(home, cluster):
+    process = start(home, "--resume", name="never")
+    assert "no sweep of these trials to resume" in finish(process)
+    assert process.returncode == 2
