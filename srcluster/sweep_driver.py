@@ -45,8 +45,9 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
     name = _name(home, plan, trials, resume)
     # Credentials are the cluster's own: what is said here can be read by whoever may see the job.
     said = {key: os.environ[key] for key in ("SRCLUSTER_DATA", "SRCLUSTER_GIT_COMMIT") if key in os.environ}
-    # A snapshot for every checkpoint is what makes a sweep resumable; Tune would warn about each of them.
-    os.environ.setdefault("TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S", "0")
+    # Tune's banner is shown whatever the verbosity, and it warns of the snapshot that it takes for each checkpoint,
+    # which is what makes a sweep resumable.
+    os.environ |= {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"}
     ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": said})
     with tracking.Run.start(
         plan.name, name, key=name, tags={"srcluster.sweep": "true", **tracking.environment_tags()}

@@ -113,25 +113,23 @@ class Sweep(_Part):
                 chosen = dict(zip(grids, values, strict=True))
                 chosen |= {key: parameter.draw(random) for key, parameter in drawn.items()}
                 recipe = recipe_from(base, {**self.overrides, **overrides, "name": self.name, **chosen})
-                trials.append(Trial(len(trials), recipe, _label(chosen)))
+                trials.append(Trial(len(trials), recipe, flatten(chosen)))
         return trials
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One recipe of a sweep; the label says in what it differs from the others."""
+    """One recipe of a sweep, and what was chosen for it: dotted keys of the recipe, to values as MLflow has them."""
 
     index: int
     recipe: Recipe
-    label: str
+    chosen: Mapping[str, str]
 
-
-def _label(chosen: Mapping[str, Any]) -> str:
-    words = []
-    for key, value in flatten(chosen).items():
-        last = key.rpartition(".")[2]
-        words.append(value if last == "kind" else f"{last}={value}")
-    return " ".join(words)
+    @property
+    def label(self) -> str:
+        """What was chosen, in words: `adam lr=0.001`."""
+        named = ((key.rpartition(".")[2], value) for key, value in self.chosen.items())
+        return " ".join(value if key == "kind" else f"{key}={value}" for key, value in named)
 
 
 def load_sweep(path: Path) -> Sweep:

@@ -175,18 +175,14 @@ def conclude(
         parent.image(picture, "comparison.png")
         print(f"picture of the best: {path}")
     columns = [f"best/{score}" for score in scores]
-    page = tracking.table_page(parent.experiment_id, columns, _varied(trials))
-    print(f"side by side in MLflow: {page}", flush=True)
+    compared = [run.id for run in tracking.children(parent.id) if columns[0] in run.metrics and run.name != "bicubic"]
+    varied = list(dict.fromkeys(key for trial in trials for key in trial.chosen))
+    print(f"in MLflow, side by side: {tracking.table_page(parent.experiment_id, columns, varied)}")
+    print(f"            its curves: {tracking.charts_page(parent.experiment_id, scores[0])}")
+    print(f"  parallel coordinates: {tracking.comparison_page(parent.experiment_id, compared)}", flush=True)
     if interrupted:
         parent.end("KILLED")
     return Outcome(bool(finished), interrupted)
-
-
-def _varied(trials: Sequence[Trial]) -> list[str]:
-    """The parameters in which the trials differ."""
-    recipes = [tracking.flatten(trial.recipe.model_dump(mode="json")) for trial in trials]
-    keys = dict.fromkeys(key for recipe in recipes for key in recipe)
-    return [key for key in keys if len({recipe.get(key) for recipe in recipes}) > 1]
 
 
 def _close_runs(outcomes: Iterable[_Ended], parent: tracking.Run) -> None:

@@ -3,7 +3,6 @@
 import json
 import logging
 import math
-import os
 import re
 import subprocess
 import sys
@@ -18,35 +17,13 @@ from PIL import Image
 from srcluster.tracking import (
     Run,
     TrackingError,
-    charts_page,
-    check,
     children,
     close_running,
-    comparison_page,
     environment_tags,
     flatten,
-    table_page,
 )
 
 pytestmark = pytest.mark.cluster
-
-
-@pytest.fixture
-def client(mlflow_server):
-    return MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-
-
-@pytest.fixture
-def absent(monkeypatch):
-    """The address of a server that does not exist."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    return "http://127.0.0.1:9"
-
-
-@pytest.fixture(autouse=True)
-def spool(monkeypatch, tmp_path):
-    monkeypatch.setenv("SRCLUSTER_SPOOL", str(tmp_path / "spool"))
-    return tmp_path / "spool"
 
 
 def history(client: MlflowClient, run_id: str, metric: str) -> list[tuple[int, float]]:
@@ -147,47 +124,6 @@ class TestServerThatIsKilled:
     def test_a_run_waits_a_while_for_it_to_begin(self, outage):
         assert re.search("has not answered for 1 s .*Connection refused", outage.absence)
         assert any("waiting for it" in line for line in outage.said)
-
-
-class TestCheck:
-    def test_a_server_that_answers(self, mlflow_server):
-        assert check() == check(check() + "/") == os.environ["MLFLOW_TRACKING_URI"]
-
-    def test_no_address(self, monkeypatch):
-        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with pytest.raises(TrackingError, match=r"MLFLOW_TRACKING_URI.*python -m srcluster.local up"):
-            check()
-
-    def test_nothing_there(self, absent):
-        before = time.monotonic()
-        with pytest.raises(TrackingError, match=f"no MLflow server answers at {absent} .*Connection refused"):
-            check()
-        assert time.monotonic() - before < 2
-
-    @pytest.mark.parametrize("uri", ["file:/tmp/mlruns", "sqlite:///mlflow.db", "mlruns", "databricks"])
-    def test_a_store_that_is_no_server(self, uri):
-        with pytest.raises(TrackingError, match="which the workers of a cluster can't share"):
-            check(uri)
-
-    def test_another_kind_of_server(self):
-        with subprocess.Popen(
-            [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-        ) as other:
-            port = other.stdout.readline().split("port ")[1].split()[0]
-            try:
-                with pytest.raises(TrackingError, match="is not an MLflow server"):
-                    check(f"http://127.0.0.1:{port}")
-            finally:
-                other.kill()
-
-    def test_a_server_that_refuses_our_name_for_it(self, mlflow_server):
-        port = check().rpartition(":")[2]
-        # It leads to this machine and is not on the server's list.
-        with pytest.raises(TrackingError, match=r"refuses .* 127\.1:.* MLFLOW_SERVER_ALLOWED_HOSTS"):
-            check(f"http://127.1:{port}")
 
 
 class TestRun:
@@ -344,23 +280,6 @@ def test_more_children_than_one_page(mlflow_server, monkeypatch):
     search = MlflowClient.search_runs
     monkeypatch.setattr(MlflowClient, "search_runs", lambda *args, **kw: search(*args, max_results=2, **kw))
     assert [run.name for run in children(parent.id)] == [f"trial {i}" for i in range(5)]
-
-
-def test_pages(client):
-    run = Run.start("columns", "sweep", key="sweep")
-    uri, number = check(), run.experiment_id
-
-    charts, runs = charts_page(number, "psnr_y/Set5"), comparison_page(number, [run.id])
-    table = table_page(number, ["psnr_y/Set5"], ["optimizer.lr"])
-
-    assert charts.startswith(f"{uri}/#/experiments/{number}/runs?orderByKey=metrics.%60psnr_y%2FSet5%60&")
-    assert runs.startswith(f"{uri}/#/compare-runs?runs=%5B%22{run.id}%22%5D&experiments=%5B%22{number}%22%5D")
-    key = re.search("viewStateShareKey=([a-z]+)", table)[1]
-    view = json.loads(client.get_experiment(number).tags[f"mlflow.sharedViewState.{key}"])
-    assert view["selectedColumns"][1:] == ["metrics.`psnr_y/Set5`", "params.`optimizer.lr`"]
-    assert view["orderByKey"] == "metrics.`psnr_y/Set5`"
-    with pytest.raises(TrackingError, match="999999"):
-        table_page("999999", ["psnr_y/Set5"], [])
 
 
 def test_flatten():

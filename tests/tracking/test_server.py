@@ -1,0 +1,72 @@
+"""The MLflow server: found, refused, and the addresses of its pages."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+from srcluster.tracking import Run, TrackingError, charts_page, check, comparison_page, table_page
+
+pytestmark = pytest.mark.cluster
+
+
+class TestCheck:
+    def test_a_server_that_answers(self, mlflow_server):
+        assert check() == check(check() + "/") == os.environ["MLFLOW_TRACKING_URI"]
+
+    def test_no_address(self, monkeypatch):
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        with pytest.raises(TrackingError, match=r"MLFLOW_TRACKING_URI.*python -m srcluster.local up"):
+            check()
+
+    def test_nothing_there(self, absent):
+        before = time.monotonic()
+        with pytest.raises(TrackingError, match=f"no MLflow server answers at {absent} .*Connection refused"):
+            check()
+        assert time.monotonic() - before < 2
+
+    @pytest.mark.parametrize("uri", ["file:/tmp/mlruns", "sqlite:///mlflow.db", "mlruns", "databricks"])
+    def test_a_store_that_is_no_server(self, uri):
+        with pytest.raises(TrackingError, match="which the workers of a cluster can't share"):
+            check(uri)
+
+    def test_another_kind_of_server(self):
+        with subprocess.Popen(
+            [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        ) as other:
+            port = other.stdout.readline().split("port ")[1].split()[0]
+            try:
+                with pytest.raises(TrackingError, match="is not an MLflow server"):
+                    check(f"http://127.0.0.1:{port}")
+            finally:
+                other.kill()
+
+    def test_a_server_that_refuses_our_name_for_it(self, mlflow_server):
+        port = check().rpartition(":")[2]
+        # It leads to this machine and is not on the server's list.
+        with pytest.raises(TrackingError, match=r"refuses .* 127\.1:.* MLFLOW_SERVER_ALLOWED_HOSTS"):
+            check(f"http://127.1:{port}")
+
+
+def test_pages(client):
+    run = Run.start("columns", "sweep", key="sweep")
+    uri, number = check(), run.experiment_id
+
+    charts, runs = charts_page(number, "psnr_y/Set5"), comparison_page(number, [run.id])
+    table = table_page(number, ["psnr_y/Set5"], ["optimizer.lr"])
+
+    assert charts.startswith(f"{uri}/#/experiments/{number}/runs?orderByKey=metrics.%60psnr_y%2FSet5%60&")
+    assert runs.startswith(f"{uri}/#/compare-runs?runs=%5B%22{run.id}%22%5D&experiments=%5B%22{number}%22%5D")
+    key = re.search("viewStateShareKey=([a-z]+)", table)[1]
+    view = json.loads(client.get_experiment(number).tags[f"mlflow.sharedViewState.{key}"])
+    assert view["selectedColumns"][1:] == ["metrics.`psnr_y/Set5`", "params.`optimizer.lr`"]
+    assert view["orderByKey"] == "metrics.`psnr_y/Set5`"
+    with pytest.raises(TrackingError, match="999999"):
+        table_page("999999", ["psnr_y/Set5"], [])
