@@ -11,6 +11,7 @@ from ray.tune.schedulers import ASHAScheduler
 
 from srcluster import storage, tracking
 from srcluster.data import benchmarks
+from srcluster.data.photos import data_folder
 from srcluster.pack import default_shards
 from srcluster.recipe import recipe_from
 from srcluster.sweep_plan import Sweep, SweepError, Trial, digest
@@ -43,15 +44,16 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
     storage.check(home, write=True)
     trials = [_settled(trial) for trial in trials]
     name = _name(home, plan, trials, resume)
+    environment = tracking.environment_tags()
     # Credentials are the cluster's own: what is said here can be read by whoever may see the job.
-    said = {key: os.environ[key] for key in ("SRCLUSTER_DATA", "SRCLUSTER_GIT_COMMIT") if key in os.environ}
+    said = {"SRCLUSTER_GIT_COMMIT": environment.get("mlflow.source.git.commit", "")}
+    if folder := data_folder():
+        said["SRCLUSTER_DATA"] = str(folder.resolve())
     # Tune's banner is shown whatever the verbosity, and it warns of the snapshot that it takes for each checkpoint,
     # which is what makes a sweep resumable.
     os.environ |= {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"}
     ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": said})
-    with tracking.Run.start(
-        plan.name, name, key=name, tags={"srcluster.sweep": "true", **tracking.environment_tags()}
-    ) as parent:
+    with tracking.Run.start(plan.name, name, key=name, tags={"srcluster.sweep": "true", **environment}) as parent:
         parent.text(file.read_text(), file.name)
         print(f"{name}: {len(trials)} trials of {trials[0].recipe.steps} steps on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from ray import tune
 
 from srcluster.data import benchmarks
@@ -66,6 +67,7 @@ def run_trial(config: dict[str, Any]) -> None:
 
 
 def _train(recipe: Recipe, run: Run) -> Fit:
+    run.text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "recipe.yaml")
     stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed)
     run.dataset("shards", recipe.data.shards, stream.manifest.digest(), "train")
     measured = [benchmarks.load(name, recipe.scale) for name in recipe.evaluation.benchmarks]
