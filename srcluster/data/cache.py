@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import logging
 import os
-import uuid
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -22,6 +22,12 @@ __all__ = ["Cache", "CacheError", "cache_for"]
 
 _DEFAULT_GB = 20.0
 """Room for all of COCO's train2017 at the packing's defaults."""
+
+_FREE_BYTES = 2 << 30
+"""What the cache leaves free on its disk, for checkpoints and logs."""
+
+_DIGEST = "[0-9a-f]" * 64
+"""The names of its files: nothing else in the folder is ever touched."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,11 +55,11 @@ def cache_for(url: str) -> "Cache | None":
     cache = Cache(Path(folder), limit_bytes)
     try:
         cache.folder.mkdir(parents=True, exist_ok=True)
-        with cache._lock("store"):
+        with cache.lock("write"):
             pass
     except OSError as error:
         raise CacheError(
-            f"SRCLUSTER_CACHE names {folder}, which can't be written ({error.strerror}): name another folder, or unset it"
+            f"SRCLUSTER_CACHE names {folder}, which can't be written ({error.strerror}): name another, or unset it"
         ) from error
     return cache
 
@@ -69,50 +75,57 @@ class Cache:
         """The content of this digest: from the folder, or from `fetch`, which checks it, and then kept.
 
         Of several processes that want the same content one fetches it, while the others wait. A damaged file is
-        fetched again. Where the disk is full or fails, the content is not kept: training goes on without it.
+        fetched again. Where the disk is full or fails, that is a warning, and the content is not kept.
         """
         path = self.folder / sha256
-        if (content := _intact(path)) is None:
-            # Few locks for all shards: files that locks are made of can't be removed safely.
-            with self._lock(sha256[:2]):
-                if (content := _intact(path)) is None:
-                    content = fetch()
-                    self._store(path, content)
-        return content
-
-    def _store(self, path: Path, content: bytes) -> None:
-        part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+        content = None
         try:
-            with self._lock("store"):
-                if self._make_room(len(content)):
-                    part.write_bytes(content)
-                    part.replace(path)
+            if (content := _intact(path)) is None:
+                # A few locks for all files, as a lock that others may be waiting for can't be removed.
+                with self.lock(sha256[:2]):
+                    if (content := _intact(path)) is None:
+                        content = fetch()
+                        self._keep(path, content)
         except OSError as error:
-            with suppress(OSError):
+            _log.warning("the cache %s fails, reading from S3 instead: %s", self.folder, error)
+        return fetch() if content is None else content
+
+    def _keep(self, path: Path, content: bytes) -> None:
+        with self.lock("write"):
+            if not self._make_room(len(content)):
+                _log.warning("%s has no room for a shard: give SRCLUSTER_CACHE a larger disk or limit", self.folder)
+                return
+            part = path.with_name(f"{path.name}.part")
+            try:
+                part.write_bytes(content)
+                part.replace(path)
+            finally:
                 part.unlink(missing_ok=True)
-            _log.warning("the cache in %s can't keep a shard, which will be read from S3 again: %s", self.folder, error)
 
     def _make_room(self, size_bytes: int) -> bool:
         """Remove what was used longest ago until so much more fits; False if it never does."""
-        files = []
-        for path in self.folder.iterdir():
-            if path.suffix == ".part":
-                # Its writer was killed, or it would hold the lock that is held here.
-                path.unlink()
-            elif path.suffix != ".lock":
-                facts = path.stat()
-                files.append((facts.st_mtime_ns, facts.st_size, path))
+        for abandoned in self.folder.glob(f"{_DIGEST}.part"):
+            abandoned.unlink()
+        files = sorted((facts.st_mtime_ns, facts.st_size, path) for path, facts in self._files())
         total_bytes = sum(size for _, size, _ in files)
-        for _, size, path in sorted(files):
-            if total_bytes + size_bytes <= self.limit_bytes:
+        spare_bytes = shutil.disk_usage(self.folder).free - _FREE_BYTES
+        excess_bytes = size_bytes - min(self.limit_bytes - total_bytes, spare_bytes)
+        for _, size, path in files:
+            if excess_bytes <= 0:
                 break
             path.unlink()
-            total_bytes -= size
-        return total_bytes + size_bytes <= self.limit_bytes
+            excess_bytes -= size
+        return excess_bytes <= 0
+
+    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in self.folder.glob(_DIGEST):
+            # Another process may have found it damaged just now.
+            with suppress(FileNotFoundError):
+                yield path, path.stat()
 
     @contextmanager
-    def _lock(self, name: str) -> Iterator[None]:
-        """Hold a lock that ends with this process at the latest."""
+    def lock(self, name: str) -> Iterator[None]:
+        """Hold one of the folder's locks; it ends with this process at the latest."""
         with (self.folder / f"{name}.lock").open("wb") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield

@@ -64,16 +64,17 @@ class Order:
         shard = np.repeat(shards, sizes)
         return [list(zip(shard[window].tolist(), index[window].tolist(), strict=True)) for window in windows]
 
-    def _windows(
-        self, epoch: int, left: np.ndarray, ends: np.ndarray, reader: int, readers: int
-    ) -> list[np.ndarray]:
+    def _windows(self, epoch: int, left: np.ndarray, ends: np.ndarray, reader: int, readers: int) -> list[np.ndarray]:
         """What a reader reads of the samples that are left, given as positions in the epoch's order of shards."""
         share = len(left) // readers
         span = left[reader * share : (reader + 1) * share]
         pieces = np.flatnonzero(np.diff(np.searchsorted(ends, span, side="right"), prepend=-1))
         windows = np.split(span, pieces[self.window :: self.window])
-        randoms = [np.random.default_rng([self.seed, epoch, reader, number * self.window]) for number in range(len(windows))]
-        return [window[random.permutation(len(window))] for window, random in zip(windows, randoms, strict=True)]
+        shuffled = []
+        for number, window in enumerate(windows):
+            random = np.random.default_rng([self.seed, epoch, reader, number * self.window])
+            shuffled.append(window[random.permutation(len(window))])
+        return shuffled
 
     def since(
         self, start: int, epoch: int = 0, before: Sequence[Sequence[int]] = ()

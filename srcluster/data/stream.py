@@ -1,23 +1,16 @@
 """Shards to batches of HR patches: infinite, shuffled, split over ranks, and a pure function of the position.
 
-One epoch is every sample once, in an order that depends on (seed, epoch) alone: shards are shuffled, samples are
-shuffled within them. The readers, one for each loader worker of each rank, take equal contiguous spans of that order,
-so that each reads few shards, and shards are divided between readers where there are fewer of them. Within its span,
-a reader shuffles again over a window of several shards. Because all of this is arithmetic on the manifest, the stream
-starts at any batch without reading what comes before it.
-
-Remainder rule: with R readers and N samples, each reader takes N // R of them; the N mod R last of an epoch's order
-are left out of it, others each epoch.
+What is read when is arithmetic (see `order`), so the stream starts at any batch without reading what comes before it.
+While the samples of one window of shards are used, a thread reads the shards of the next, so that a step waits for the
+store at the start alone. A reader holds at most two windows of shards, 2 * `shuffle_shards` * 64 MB as they are packed
+by default, and 512 MiB of decoded samples.
 """
 
 import hashlib
 import io
-import threading
-from collections import OrderedDict
+import logging
+import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import count
-from queue import Empty, Full, Queue
 
 import numpy as np
 import torch
@@ -27,11 +20,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from srcluster import storage
+from srcluster.data.ahead import ahead
+from srcluster.data.cache import Cache, cache_for
 from srcluster.data.degradation import margin
+from srcluster.data.order import Order
 from srcluster.data.shards import Manifest, ShardError, load_manifest
 from srcluster.recipe import Data
 
-__all__ = ["Order", "Stream", "open_stream", "patches"]
+__all__ = ["Stream", "open_stream", "patches"]
 
 _DECODED_BYTES = 512 << 20
 """Decoded samples that a reader keeps: small data sets are decoded once and never again."""
@@ -39,102 +35,112 @@ _DECODED_BYTES = 512 << 20
 _AHEAD = 4
 """Batches prepared ahead of the training step."""
 
+_CORRUPT_SHARE, _CORRUPT_FEW = 1 / 1000, 3
+"""Corrupt samples that are replaced, of all; however few all are, so many may be."""
 
-@dataclass(frozen=True)
-class Order:
-    """Which samples a reader reads, in which order.
+_DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+"""What decoders raise of bytes that are no picture."""
+
+_log = logging.getLogger(__name__)
+
+Encoded = list[tuple[str, bytes]]
+"""The samples of a shard: (file ending, content)."""
+
+
+class _Samples:
+    """The samples of one reader, by shard and index.
 
     Args:
-        samples: How many samples each shard has.
-        seed: Of the shuffles.
-        reader: Which of the `readers` this is, from 0.
-        readers: Loader workers over all ranks.
-        window: Shards whose samples are shuffled together.
+        url: Of the shards.
+        manifest: Theirs.
+        cache: Of this machine, if it has one.
+        corrupt: Marks, one for each sample of the manifest, of those that were found not to decode.
     """
 
-    samples: tuple[int, ...]
-    seed: int
-    reader: int
-    readers: int
-    window: int
-
-    @property
-    def per_epoch(self) -> int:
-        """Samples a reader reads in an epoch; the same for each."""
-        return sum(self.samples) // self.readers
-
-    def epoch(self, epoch: int) -> list[list[tuple[int, int]]]:
-        """This reader's (shard, index in it) pairs of an epoch, window by window."""
-        random = np.random.default_rng([self.seed, epoch])
-        start, stop = self.reader * self.per_epoch, (self.reader + 1) * self.per_epoch
-        pieces, position = [], 0
-        for shard in random.permutation(len(self.samples)).tolist():
-            first, position = position, position + self.samples[shard]
-            if first < stop and position > start:
-                inside = np.random.default_rng([self.seed, epoch, shard]).permutation(self.samples[shard])
-                pieces.append([(shard, int(i)) for i in inside[max(start - first, 0) : stop - first]])
-        windows = []
-        for first in range(0, len(pieces), self.window):
-            together = [pair for piece in pieces[first : first + self.window] for pair in piece]
-            shuffled = np.random.default_rng([self.seed, epoch, self.reader, first]).permutation(len(together))
-            windows.append([together[i] for i in shuffled])
-        return windows
-
-    def since(self, start: int) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """(epoch, window) for ever, from the reader's `start`-th sample on."""
-        for epoch in count(start // self.per_epoch):
-            skip = max(start - epoch * self.per_epoch, 0)
-            for window in self.epoch(epoch):
-                if window[skip:]:
-                    yield epoch, window[skip:]
-                skip = max(skip - len(window), 0)
-
-
-class _Shards:
-    """Samples by shard and index; the last few shards are kept encoded, and as many samples as fit decoded."""
-
-    def __init__(self, url: str, manifest: Manifest, keep: int):
-        self.url, self.manifest, self.keep = url, manifest, keep
-        self.encoded: OrderedDict[int, list[tuple[str, bytes]]] = OrderedDict()
+    def __init__(self, url: str, manifest: Manifest, cache: Cache | None, corrupt: Tensor):
+        self.url, self.manifest, self.cache, self.corrupt = url, manifest, cache, corrupt
+        self.first = np.cumsum([0, *(shard.samples for shard in manifest.shards)]).tolist()
         self.decoded: dict[tuple[int, int], np.ndarray] = {}
         self.decoded_bytes = 0
 
-    def get(self, shard: int, index: int) -> np.ndarray:
-        """H x W x 3, uint8."""
+    def read(
+        self, order: Iterator[tuple[int, list[tuple[int, int]]]]
+    ) -> Iterator[tuple[int, list[tuple[int, int]], dict[int, Encoded]]]:
+        """Each (epoch, window) with those of its shards that are not decoded whole."""
+        shards: dict[int, Encoded] = {}
+        for epoch, window in order:
+            wanted = {shard for shard, index in window if (shard, index) not in self.decoded}
+            shards = {shard: shards.get(shard) or self.shard(shard) for shard in wanted}
+            yield epoch, window, shards
+
+    def shard(self, shard: int) -> Encoded:
+        """A shard from the store or the cache, as its manifest says it is.
+
+        Raises:
+            ShardError: It is something else, also when read again.
+            StorageError: The store can't be read.
+        """
+        entry = self.manifest.shards[shard]
+        place = storage.join(self.url, entry.name)
+
+        def fetch() -> bytes:
+            for _ in range(2):
+                content = storage.read(place)
+                if hashlib.sha256(content).hexdigest() == entry.sha256:
+                    return content
+            raise ShardError(
+                f"{place} is not what its manifest says, it was damaged or replaced: pack the shards again"
+            )
+
+        content = self.cache.read(entry.sha256, fetch) if self.cache else fetch()
+        files = webdataset.tariterators.tar_file_iterator(io.BytesIO(content))
+        return [(file["fname"].rpartition(".")[2], file["data"]) for file in files]
+
+    def image(self, shard: int, index: int, shards: dict[int, Encoded]) -> np.ndarray:
+        """A sample, H x W x 3 uint8; in place of one that does not decode, the next of its shard that does."""
         image = self.decoded.get((shard, index))
         if image is None:
-            image = _decode(*self._sample(shard, index))
+            image = self._decode(shard, index, shards[shard])
             if self.decoded_bytes + image.nbytes <= _DECODED_BYTES:
                 self.decoded[shard, index] = image
                 self.decoded_bytes += image.nbytes
         return image
 
-    def _sample(self, shard: int, index: int) -> tuple[str, bytes]:
-        """(file ending, content)."""
-        if shard not in self.encoded:
-            self.encoded[shard] = self._read(shard)
-            if len(self.encoded) > self.keep:
-                self.encoded.popitem(last=False)
-        self.encoded.move_to_end(shard)
-        return self.encoded[shard][index]
+    def _decode(self, shard: int, index: int, encoded: Encoded) -> np.ndarray:
+        # Within the shard, so that the replacement is at hand, and the same wherever the stream began.
+        for number in [*range(index, len(encoded)), *range(index)]:
+            try:
+                return _decode(*encoded[number], self.manifest.shortest_side)
+            except _DAMAGES as error:
+                self._mark(shard, number, str(error))
+        raise ShardError(f"no sample of {self._place(shard)} can be decoded: pack the shards again")
 
-    def _read(self, shard: int) -> list[tuple[str, bytes]]:
-        entry = self.manifest.shards[shard]
-        place = storage.join(self.url, entry.name)
-        content = storage.read(place)
-        if hashlib.sha256(content).hexdigest() != entry.sha256:
+    def _mark(self, shard: int, index: int, reason: str) -> None:
+        sample = self.first[shard] + index
+        if self.corrupt[sample]:
+            return
+        self.corrupt[sample] = True
+        _log.warning("sample %d of %s can't be decoded (%s): another is read", index, self._place(shard), reason)
+        number = int(self.corrupt.sum())
+        if number > max(_CORRUPT_FEW, _CORRUPT_SHARE * len(self.corrupt)):
             raise ShardError(
-                f"{place} is not what its manifest says, it was damaged or replaced: pack the shards again"
+                f"{number} of {len(self.corrupt)} samples can't be decoded, the last of them in {self._place(shard)} "
+                f"({reason}): pack the shards again"
             )
-        files = webdataset.tariterators.tar_file_iterator(io.BytesIO(content))
-        return [(file["fname"].rpartition(".")[2], file["data"]) for file in files]
+
+    def _place(self, shard: int) -> str:
+        return storage.join(self.url, self.manifest.shards[shard].name)
 
 
-def _decode(ending: str, content: bytes) -> np.ndarray:
-    """H x W x 3 uint8 of a sample."""
+def _decode(ending: str, content: bytes, shortest_side: int) -> np.ndarray:
+    """H x W x 3 uint8 of a sample; one of _DAMAGES is raised if it is anything else."""
     if ending == "npy":
-        return np.load(io.BytesIO(content), allow_pickle=False)
-    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        image = np.load(io.BytesIO(content), allow_pickle=False)
+    else:
+        image = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+    if image.dtype != np.uint8 or image.shape[2:] != (3,) or min(image.shape[:2]) < shortest_side:
+        raise ValueError(f"it is {image.dtype} of {image.shape}")
+    return image
 
 
 def patches(image: np.ndarray, side: int, number: int, align: int, random: np.random.Generator) -> list[np.ndarray]:
@@ -158,6 +164,9 @@ class Stream(IterableDataset):
         self.batch = data.batch // world
         self.readers = world * max(1, data.workers)
         self.start = 0
+        self.cache = cache_for(url)
+        # Shared by the rank's loader processes, each of which marks what it finds.
+        self.corrupt = torch.zeros(manifest.samples, dtype=torch.bool).share_memory_()
         if data.batch % world:
             raise ShardError(f"data.batch {data.batch} is not divisible over {world} ranks")
         if manifest.shortest_side < self.side:
@@ -186,21 +195,26 @@ class Stream(IterableDataset):
         """One reader's patches, from its `start`-th on."""
         counts = tuple(shard.samples for shard in self.manifest.shards)
         order = Order(counts, self.seed, reader, self.readers, self.data.shuffle_shards)
-        shards = _Shards(self.url, self.manifest, self.data.shuffle_shards)
+        samples = _Samples(self.url, self.manifest, self.cache, self.corrupt)
         first, skip = divmod(start, self.data.patches_per_sample)
-        for epoch, window in order.since(first):
+        for epoch, window, shards in ahead(samples.read(order.since(first)), 1):
             for shard, index in window:
-                image = shards.get(shard, index)
+                image = samples.image(shard, index, shards)
                 random = np.random.default_rng([self.seed, epoch, shard, index])
                 cut = patches(image, self.side, self.data.patches_per_sample, self.scale, random)
                 yield from cut[skip:]
                 skip = 0
 
+    def metrics(self) -> dict[str, float]:
+        """What to report of the data read so far."""
+        return {"data/corrupt_samples": float(self.corrupt.sum())}
+
     def batches(self, start: int = 0) -> Iterator[Tensor]:
         """Batches from the `start`-th on, prepared ahead by the loader's workers or by a thread."""
         self.start = start
         if self.data.workers == 0:
-            return _ahead(iter(self))
+            batches = map(Tensor.pin_memory, self) if torch.cuda.is_available() else iter(self)
+            return ahead(batches, _AHEAD)
         return iter(
             DataLoader(
                 self,
@@ -222,39 +236,3 @@ def open_stream(data: Data, *, scale: int, seed: int, rank: int = 0, world: int 
     """
     manifest = load_manifest(data.shards)
     return Stream(data.shards, manifest, data, scale=scale, seed=seed, rank=rank, world=world)
-
-
-def _ahead(items: Iterator[Tensor]) -> Iterator[Tensor]:
-    """The same items, made in a thread, a few ahead; it ends with its consumer."""
-    queue: Queue = Queue(_AHEAD)
-    closed = threading.Event()
-
-    def put(item: object) -> bool:
-        while not closed.is_set():
-            try:
-                queue.put(item, timeout=0.2)
-            except Full:
-                continue
-            return True
-        return False
-
-    def work() -> None:
-        try:
-            for item in items:
-                if not put(item):
-                    return
-        except BaseException as error:
-            put(error)
-
-    threading.Thread(target=work, daemon=True, name="stream").start()
-    try:
-        while True:
-            try:
-                item = queue.get(timeout=0.2)
-            except Empty:
-                continue
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        closed.set()

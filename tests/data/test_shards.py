@@ -8,7 +8,7 @@ from PIL import Image
 
 from srcluster.data.photos import find
 from srcluster.data.shards import MARGIN, Manifest, Packing, ShardError, load_manifest, make_shard, pack
-from srcluster.data.stream import _Shards
+from srcluster.data.stream import _decode, _Samples
 
 
 @pytest.fixture
@@ -53,16 +53,16 @@ def test_the_seed_decides_where_crops_are_cut(folder, tmp_path):
 def test_lossless_formats_keep_every_pixel(folder, tmp_path, format):
     packing = Packing(source="ten", crop=None, format=format)
     manifest = pack(find(str(folder)), packing, str(tmp_path / "shards"))
-    images = _Shards(str(tmp_path / "shards"), manifest, keep=1)
+    samples = _Samples(str(tmp_path / "shards"), manifest, None, None).shard(0)
     for number in range(10):
-        assert (images.get(0, number) == np.asarray(Image.open(folder / f"{number}.png"))).all()
+        assert (_decode(*samples[number], 1) == np.asarray(Image.open(folder / f"{number}.png"))).all()
 
 
 def test_crops_lie_on_the_grid_of_every_scale(folder, tmp_path):
     manifest = pack(find(str(folder)), PACKING, str(tmp_path / "shards"))
-    images = _Shards(str(tmp_path / "shards"), manifest, keep=1)
+    samples = _Samples(str(tmp_path / "shards"), manifest, None, None).shard(0)
     photo = np.asarray(Image.open(folder / "0.png"))
-    crop = images.get(0, 0)
+    crop = _decode(*samples[0], 1)
     assert crop.shape == (48 + 2 * MARGIN, 48 + 2 * MARGIN, 3)
     places = [
         (top, left)

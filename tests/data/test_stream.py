@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from srcluster.data.order import Order
 from srcluster.data.photos import find
 from srcluster.data.shards import Packing, ShardError, pack
-from srcluster.data.stream import Order, open_stream, patches
+from srcluster.data.stream import open_stream, patches
 from srcluster.recipe import Data
 
 SHARDS = st.lists(st.integers(1, 60), min_size=1, max_size=12)
