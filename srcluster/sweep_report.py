@@ -49,8 +49,8 @@ class Progress(tune.Callback):
 
     def __init__(self, score: str):
         self.score = score
+        self.latest: dict[str, float] = {}
         self.live: Live | None = None
-        self.began = time.monotonic()
 
     def __getstate__(self) -> dict[str, Any]:
         # Tune saves its callbacks with the sweep, and a terminal is not to be continued.
@@ -69,8 +69,10 @@ class Progress(tune.Callback):
             self.live.stop()
 
     def on_trial_result(self, iteration: int, trials: list, trial, result: Mapping[str, Any], **info) -> None:
-        if self.live is None and self.score in result:
-            self._line(trial, f"step {result['step']:>6}   {self.score} {result[self.score]:.2f} dB")
+        if self.score in result:
+            self.latest[trial.trial_id] = result[self.score]
+            if self.live is None:
+                self._line(trial, f"step {result['step']:>6}   {self.score} {result[self.score]:.2f} dB")
 
     def on_trial_complete(self, iteration: int, trials: list, trial, **info) -> None:
         if self.live is None:
@@ -82,15 +84,13 @@ class Progress(tune.Callback):
             self._line(trial, "its process died")
 
     def _line(self, trial, words: str) -> None:
-        print(f"{time.monotonic() - self.began:6.0f} s  {_label(trial):32} {words}", flush=True)
+        print(f"{time.strftime('%H:%M:%S')}  {_label(trial):32} {words}", flush=True)
 
     def _table(self, trials: list) -> Table:
         table = Table("trial", "state", "step", self.score)
         for trial in trials:
-            result = trial.last_result or {}
-            score = result.get(self.score, result.get(f"best/{self.score}"))
-            shown = "" if score is None else f"{score:.2f}"
-            table.add_row(_label(trial), trial.status.lower(), str(result.get("step", "")), shown)
+            step, score = (trial.last_result or {}).get("step", ""), self.latest.get(trial.trial_id)
+            table.add_row(_label(trial), trial.status.lower(), str(step), f"{score:.2f}" if score else "")
         return table
 
 
@@ -175,11 +175,9 @@ def conclude(
         parent.image(picture, "comparison.png")
         print(f"picture of the best: {path}")
     columns = [f"best/{score}" for score in scores]
-    compared = [run.id for run in tracking.children(parent.id) if columns[0] in run.metrics and run.name != "bicubic"]
     varied = list(dict.fromkeys(key for trial in trials for key in trial.chosen))
     print(f"in MLflow, side by side: {tracking.table_page(parent.experiment_id, columns, varied)}")
-    print(f"            its curves: {tracking.charts_page(parent.experiment_id, scores[0])}")
-    print(f"  parallel coordinates: {tracking.comparison_page(parent.experiment_id, compared)}", flush=True)
+    print(f"       learning curves: {tracking.charts_page(parent.experiment_id, scores[0])}", flush=True)
     if interrupted:
         parent.end("KILLED")
     return Outcome(bool(finished), interrupted)

@@ -169,6 +169,23 @@ def test_a_sweep_from_nothing(home, cluster):
 
 
 @pytest.mark.cluster
+def test_asha_stops_the_worse_trials(home, cluster):
+    halving = {
+        "name": "halved",
+        "parameters": {"optimizer.lr": {"grid": [1e-9, 1e-3]}, "seed": {"grid": [1, 2]}},
+        "scheduler": {"kind": "asha", "grace_steps": 20, "reduction_factor": 2},
+    }
+    printed = finish(process := start(home, **halving))
+    assert process.returncode == 0
+    trials = [run for name, run in runs_of("halved").items() if name not in ("", "bicubic")]
+    assert {run.status for run in trials} == {"FINISHED"}
+    stopped = [run for run in trials if run.tags.get("stopped_by") == "asha"]
+    assert 1 <= len(stopped) <= 3
+    assert not any("best/step" in run.metrics for run in stopped)
+    assert printed.count(" stopped ") == len(stopped)
+
+
+@pytest.mark.cluster
 def test_ctrl_c_and_sigkill_lose_nothing(home, cluster):
     """One sweep that is interrupted, continued, its driver killed, and continued again to its end."""
     long = {

@@ -7,7 +7,7 @@ worker continues the one that its driver, or its own previous life, began.
 
 from srcluster.tracking.environment import environment_tags
 from srcluster.tracking.family import RunInfo, children, close_running
-from srcluster.tracking.pages import charts_page, comparison_page, runs_page, table_page
+from srcluster.tracking.pages import charts_page, runs_page, table_page
 from srcluster.tracking.run import Run, flatten
 from srcluster.tracking.server import TrackingError, check
 
@@ -19,7 +19,6 @@ __all__ = [
     "check",
     "children",
     "close_running",
-    "comparison_page",
     "environment_tags",
     "flatten",
     "runs_page",

@@ -8,7 +8,7 @@ from mlflow import MlflowClient
 
 from srcluster.tracking.server import PATIENCE_S, address, patiently
 
-__all__ = ["charts_page", "comparison_page", "runs_page", "table_page"]
+__all__ = ["charts_page", "runs_page", "table_page"]
 
 TRAINING = {"workflowType": "machine_learning"}
 """Without it, MLflow shows its menu for language models."""
@@ -26,14 +26,6 @@ def charts_page(experiment_id: str, metric: str) -> str:
     # Sorted, runs stand for themselves: a child that is folded into its parent has no curve.
     order = {"orderByKey": f"metrics.`{metric}`", "orderByAsc": "false", "compareRunsMode": "CHART"}
     return _page(f"experiments/{experiment_id}/runs", order)
-
-
-def comparison_page(experiment_id: str, run_ids: Sequence[str]) -> str:
-    """The address where runs of one experiment stand side by side, under a plot of parallel coordinates.
-
-    MLflow plots the metrics that all of them have: a parent without any belongs not among them.
-    """
-    return _page("compare-runs", {"runs": json.dumps(list(run_ids)), "experiments": json.dumps([experiment_id])})
 
 
 def table_page(

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from srcluster.tracking import Run, TrackingError, charts_page, check, comparison_page, table_page
+from srcluster.tracking import Run, TrackingError, charts_page, check, table_page
 
 pytestmark = pytest.mark.cluster
 
@@ -59,11 +59,10 @@ def test_pages(client):
     run = Run.start("columns", "sweep", key="sweep")
     uri, number = check(), run.experiment_id
 
-    charts, runs = charts_page(number, "psnr_y/Set5"), comparison_page(number, [run.id])
+    charts = charts_page(number, "psnr_y/Set5")
     table = table_page(number, ["psnr_y/Set5"], ["optimizer.lr"])
 
     assert charts.startswith(f"{uri}/#/experiments/{number}/runs?orderByKey=metrics.%60psnr_y%2FSet5%60&")
-    assert runs.startswith(f"{uri}/#/compare-runs?runs=%5B%22{run.id}%22%5D&experiments=%5B%22{number}%22%5D")
     key = re.search("viewStateShareKey=([a-z]+)", table)[1]
     view = json.loads(client.get_experiment(number).tags[f"mlflow.sharedViewState.{key}"])
     assert view["selectedColumns"][1:] == ["metrics.`psnr_y/Set5`", "params.`optimizer.lr`"]
