@@ -32,6 +32,7 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Schedule",
+    "flatten",
     "load",
     "parse_overrides",
     "recipe_from",
@@ -277,3 +278,17 @@ def recipe_from(values: Mapping[str, Any], overrides: Mapping[str, Any] | None =
         return Recipe.model_validate(with_overrides(values, overrides or {}))
     except ValidationError as error:
         raise RecipeError(f"recipe {values.get('name', '')}: {explain(error, Recipe)}") from error
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as MLflow takes them: `{"optimizer": {"lr": 1e-4}}` is `{"optimizer.lr": "0.0001"}`.
+
+    Lists are compact JSON; None, True and False are "null", "true" and "false", as in the recipe's YAML.
+    """
+    flat = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return flat

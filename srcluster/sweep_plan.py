@@ -15,8 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from srcluster.errors import UserError
-from srcluster.recipe import Recipe, load, recipe_from
-from srcluster.tracking import flatten
+from srcluster.recipe import Recipe, flatten, load, recipe_from
 from srcluster.validation import did_you_mean, explain, read_mapping
 
 __all__ = ["Sweep", "SweepError", "Trial", "digest", "load_sweep", "print_plan"]

@@ -27,7 +27,7 @@ class _Reporter:
 
     def report(self, step: int, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
         self.run.log(metrics, step)
-        scores = {key: value for key, value in metrics.items() if not key.startswith("train/")}
+        scores = {key: value for key, value in metrics.items() if not key.startswith(("data/", "train/"))}
         if scores or checkpoint:
             # A scheduler that has seen enough ends this process while it reports.
             self.run.flush()
@@ -75,10 +75,11 @@ def _train(recipe: Recipe, run: Run) -> Fit:
         run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
     checkpoint = tune.get_checkpoint()
     with checkpoint.as_directory() if checkpoint else contextlib.nullcontext() as folder:
-        result = fit(recipe, stream.batches, measured, _Reporter(run), Path(folder) if folder else None)
+        resume = Path(folder) if folder else None
+        result = fit(recipe, stream.batches, measured, _Reporter(run), resume, stream.metrics)
     for benchmark in measured:
         scores = result.scores[benchmark.name]
         for image, score in list(zip(benchmark.images, scores, strict=True))[: recipe.evaluation.pictures]:
             picture = comparison_of(image, {recipe.model.kind: score.sr}, recipe.scale)
-            run.image(picture, f"{benchmark.name}/{image.name}.png")
+            run.image_at(picture, f"{benchmark.name}/{image.name}", recipe.steps)
     return result

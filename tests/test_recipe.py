@@ -2,7 +2,7 @@
 
 import pytest
 
-from srcluster.recipe import RecipeError, load, parse_overrides, recipe_from, shipped
+from srcluster.recipe import RecipeError, flatten, load, parse_overrides, recipe_from, shipped
 
 MINIMAL = {"name": "mine", "steps": 10, "model": {"kind": "srcnn"}}
 
@@ -91,3 +91,23 @@ def test_a_recipe_by_path(tmp_path):
     path.write_text("a: [")
     with pytest.raises(Exception, match="not valid YAML"):
         load(str(path))
+
+
+def test_flatten():
+    params = {
+        "scale": 4,
+        "optimizer": {"kind": "adam", "lr": 0.0001, "betas": [0.9, 0.999], "groups": {}},
+        "ema": None,
+        "compile": True,
+        "data": [{"source": "t91"}],
+    }
+    assert flatten(params) == {
+        "scale": "4",
+        "optimizer.kind": "adam",
+        "optimizer.lr": "0.0001",
+        "optimizer.betas": "[0.9,0.999]",
+        "optimizer.groups": "{}",
+        "ema": "null",
+        "compile": "true",
+        "data": '[{"source":"t91"}]',
+    }

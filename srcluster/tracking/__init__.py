@@ -6,9 +6,9 @@ worker continues the one that its driver, or its own previous life, began.
 """
 
 from srcluster.tracking.environment import environment_tags
-from srcluster.tracking.family import RunInfo, children, close_running
+from srcluster.tracking.family import RunInfo, children
 from srcluster.tracking.pages import charts_page, runs_page, table_page
-from srcluster.tracking.run import Run, flatten
+from srcluster.tracking.run import Run
 from srcluster.tracking.server import TrackingError, check
 
 __all__ = [
@@ -18,9 +18,7 @@ __all__ = [
     "charts_page",
     "check",
     "children",
-    "close_running",
     "environment_tags",
-    "flatten",
     "runs_page",
     "table_page",
 ]

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 from mlflow import MlflowClient, entities
 
-from srcluster.tracking.outbox import Status
 from srcluster.tracking.server import PATIENCE_S, address, patiently
 
-__all__ = ["KEY_TAG", "PARENT_TAG", "RunInfo", "children", "close_running", "quoted", "run_tags"]
+__all__ = ["KEY_TAG", "PARENT_TAG", "RunInfo", "children", "quoted", "run_tags"]
 
 KEY_TAG = "srcluster.key"
 PARENT_TAG = "mlflow.parentRunId"
@@ -57,35 +56,6 @@ def children(parent_id: str, *, timeout_s: float = PATIENCE_S) -> list[RunInfo]:
         )
         for run in patiently(search, timeout_s)
     ]
-
-
-def close_running(
-    parent_id: str, status: Status, tags: Mapping[str, str] | None = None, *, timeout_s: float = PATIENCE_S
-) -> list[str]:
-    """End the children that a dead driver left RUNNING.
-
-    Args:
-        parent_id: the run whose children are meant; it is left as it is.
-        status: how they ended.
-        tags: words about why.
-        timeout_s: how long a server that is away is waited for.
-
-    Returns:
-        The ids of the runs that were ended.
-
-    Raises:
-        TrackingError: as `children`.
-    """
-    client = MlflowClient(address())
-    running = [run.id for run in children(parent_id, timeout_s=timeout_s) if run.status == "RUNNING"]
-
-    def close() -> None:
-        for run_id in running:
-            client.log_batch(run_id, tags=run_tags(tags or {}), synchronous=True)
-            client.set_terminated(run_id, status)
-
-    patiently(close, timeout_s)
-    return running
 
 
 def run_tags(words: Mapping[str, str]) -> list[entities.RunTag]:

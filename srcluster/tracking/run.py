@@ -1,7 +1,6 @@
 """A run in MLflow, seen from the process that logs to it."""
 
 import io
-import json
 import posixpath
 import re
 import time
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient, entities
 
+from srcluster.recipe import flatten
 from srcluster.tracking.delivery import deliver
 from srcluster.tracking.family import KEY_TAG, PARENT_TAG, quoted, run_tags
 from srcluster.tracking.outbox import Artifact, Dataset, End, Outbox, Point, Status, Tag
@@ -20,7 +20,7 @@ from srcluster.tracking.server import PATIENCE_S, TrackingError, address, patien
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Run", "flatten"]
+__all__ = ["Run"]
 
 _NAME = re.compile(r"(?!\.)[\w.: -]+(/(?!\.)[\w.: -]+)*")
 """What MLflow takes as the name of a metric."""
@@ -66,7 +66,7 @@ class Run:
             name: what the run is called in MLflow.
             key: what makes it this run and no other, within the experiment: a restarted trial has the same key.
             parent: id of the run it belongs to.
-            params: what was chosen, nested as it likes: see `flatten`.
+            params: what was chosen, nested as it likes: see `recipe.flatten`.
             tags: words about the run.
             timeout_s: how long a server that is away is waited for.
 
@@ -212,20 +212,6 @@ class Run:
     def _is_new(self, point: Point) -> bool:
         last = self._logged.get(point.key)
         return last is None or point.step > last[0] or (point.step == last[0] and point.value != last[1])
-
-
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested parameters as MLflow takes them: `{"optimizer": {"lr": 1e-4}}` is `{"optimizer.lr": "0.0001"}`.
-
-    Lists are compact JSON; None, True and False are "null", "true" and "false", as in the recipe's YAML.
-    """
-    flat = {}
-    for name, value in params.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
-    return flat
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:

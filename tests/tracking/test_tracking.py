@@ -18,9 +18,7 @@ from srcluster.tracking import (
     Run,
     TrackingError,
     children,
-    close_running,
     environment_tags,
-    flatten,
 )
 
 pytestmark = pytest.mark.cluster
@@ -266,12 +264,6 @@ def test_parent_and_children(client):
     assert found[0].metrics == {"psnr": 28.0}
     assert found[1].params == {"i": "1"}
 
-    closed = close_running(parent.id, "KILLED", {"srcluster.ended": "the driver died"})
-    assert closed == [trials[1].id, trials[2].id]
-    assert [run.status for run in children(parent.id)] == ["FINISHED", "KILLED", "KILLED"]
-    assert children(parent.id)[2].tags["srcluster.ended"] == "the driver died"
-    assert client.get_run(parent.id).info.status == "RUNNING"
-
 
 def test_more_children_than_one_page(mlflow_server, monkeypatch):
     parent = Run.start("pages", "sweep", key="sweep")
@@ -280,26 +272,6 @@ def test_more_children_than_one_page(mlflow_server, monkeypatch):
     search = MlflowClient.search_runs
     monkeypatch.setattr(MlflowClient, "search_runs", lambda *args, **kw: search(*args, max_results=2, **kw))
     assert [run.name for run in children(parent.id)] == [f"trial {i}" for i in range(5)]
-
-
-def test_flatten():
-    params = {
-        "scale": 4,
-        "optimizer": {"kind": "adam", "lr": 0.0001, "betas": [0.9, 0.999], "groups": {}},
-        "ema": None,
-        "compile": True,
-        "data": [{"source": "t91"}],
-    }
-    assert flatten(params) == {
-        "scale": "4",
-        "optimizer.kind": "adam",
-        "optimizer.lr": "0.0001",
-        "optimizer.betas": "[0.9,0.999]",
-        "optimizer.groups": "{}",
-        "ema": "null",
-        "compile": "true",
-        "data": '[{"source":"t91"}]',
-    }
 
 
 def test_environment_tags(monkeypatch, tmp_path):
