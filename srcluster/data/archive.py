@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 
 from srcluster.errors import UserError
 
-__all__ = ["ArchiveError", "names", "pictures"]
+__all__ = ["ArchiveError", "MemberError", "names", "pictures", "read", "versions"]
 
 # MS-COCO's largest archive has 118,287 files in 19 GB. Pictures hardly shrink: bitmaps to a half, photographs not.
 FILES = 250_000
@@ -28,6 +28,10 @@ _Member = tuple[str, int, Callable[[], bytes]]
 
 class ArchiveError(UserError):
     """An archive is damaged, hostile, or another one than it should be."""
+
+
+class MemberError(ArchiveError):
+    """One member of an archive is damaged, or asks for a password."""
 
 
 def names(path: Path, pattern: str) -> list[str]:
@@ -51,12 +55,52 @@ def pictures(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
             yield name, read()
 
 
+def versions(path: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
+    """The full names of the pictures in a zip archive, sorted, each with a word that tells its content from another.
+
+    Args:
+        path: A zip archive.
+        suffixes: What their names end with, in lower case; the case of the names doesn't matter.
+
+    Raises:
+        ArchiveError: As for `names`.
+    """
+    with _explaining(path):
+        wanted = sorted(name for name, _ in _harmless(path) if name.lower().endswith(suffixes) and not _is_hidden(name))
+        members = [_opened(path, path.stat().st_mtime_ns).getinfo(name) for name in wanted]
+        return {member.filename: f"{member.file_size}-{member.CRC:08x}" for member in members}
+
+
+def read(path: Path, name: str) -> bytes:
+    """The content of a picture that `versions` named.
+
+    Raises:
+        MemberError: It is damaged, or asks for a password.
+        ArchiveError: The archive itself can't be read.
+    """
+    with _explaining(path):
+        archive = _opened(path, path.stat().st_mtime_ns)
+        try:
+            return archive.read(name)
+        except (zipfile.BadZipFile, EOFError, zlib.error, RuntimeError) as error:
+            raise MemberError(f"{name} can't be read from {path.name} ({error})") from error
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(path: Path, mtime_ns: int) -> zipfile.ZipFile:
+    """The archive, kept open: its table of contents is read once, not for each of its pictures."""
+    return zipfile.ZipFile(path)
+
+
 def _matching(path: Path, pattern: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
     for name, read in _harmless(path):
-        last = PurePosixPath(name).name
-        # A Mac puts a `._a.jpg` of its own beside each `a.jpg`.
-        if PurePosixPath(name.lower()).match(pattern.lower()) and not last.startswith("."):
-            yield last, read
+        if PurePosixPath(name.lower()).match(pattern.lower()) and not _is_hidden(name):
+            yield PurePosixPath(name).name, read
+
+
+def _is_hidden(name: str) -> bool:
+    # A Mac puts a `._a.jpg` of its own beside each `a.jpg`.
+    return PurePosixPath(name).name.startswith(".")
 
 
 def _harmless(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
@@ -120,6 +164,8 @@ def _bomb() -> ArchiveError:
 def _explaining(path: Path) -> Iterator[None]:
     try:
         yield
+    except MemberError:
+        raise
     except ArchiveError as error:
         raise ArchiveError(f"{path} is refused: {error}; get it from its authors or from a mirror you trust") from error
     # zipfile raises RuntimeError for a password and for a compression it doesn't know, ValueError for a broken name.

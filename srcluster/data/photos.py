@@ -5,7 +5,6 @@ import io
 import os
 import re
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from srcluster import storage
+from srcluster.data import archive
 from srcluster.errors import UserError
 
 __all__ = ["HELD_OUT", "Photo", "PhotoError", "data_folder", "decode", "find"]
@@ -41,14 +41,36 @@ class PhotoError(UserError):
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture file: its name within its source, and how to get its bytes."""
+    """A picture file: what it is called and where it is, so that any process can read it.
+
+    Attributes:
+        name: Within its source.
+        place: The file or object, or the zip archive that it is in.
+        version: Becomes another word when its content does.
+        member: Its name within the archive.
+    """
 
     name: str
-    read: Callable[[], bytes]
+    place: str
+    version: str
+    member: str | None = None
+
+    def read(self) -> bytes:
+        """Its content.
+
+        Raises:
+            StorageError: It can't be read.
+            ArchiveError: The archive can't be read, or this member of it: that is a MemberError.
+        """
+        return storage.read(self.place) if self.member is None else archive.read(Path(self.place), self.member)
 
     def decode(self) -> np.ndarray:
-        """`decode` of its bytes."""
-        return decode(self.read(), self.name)
+        """`decode` of its content; what is damaged in the archive is a PhotoError too."""
+        try:
+            encoded = self.read()
+        except archive.MemberError as error:
+            raise PhotoError(str(error)) from error
+        return decode(encoded, self.name)
 
 
 def data_folder() -> Path | None:
@@ -71,28 +93,45 @@ def find(source: str) -> list[Photo]:
 
     Args:
         source: `wheels`, the colour photographs inside scikit-image and scikit-learn that are not held out for the
-            benchmark; a folder; an s3:// URL; or the name of a folder under SRCLUSTER_DATA, such as T91.
+            benchmark; a folder; a zip archive; an s3:// URL; or the name of a folder or zip archive under
+            SRCLUSTER_DATA, such as T91.
 
     Raises:
         PhotoError: There is no such source, or no picture in it.
-        StorageError: It can't be reached.
+        ArchiveError: The archive can't be read, or means harm.
+        StorageError: The source can't be reached.
     """
     if source == "wheels":
         return in_wheels(_WHEELS)
-    folder = data_folder()
-    if not storage.is_s3(source) and not Path(source).is_dir() and folder and (folder / source).is_dir():
-        source = str(folder / source)
-    if not storage.is_s3(source) and not Path(source).is_dir():
-        known = "SRCLUSTER_DATA is not set" if folder is None else f"nor is there a {folder / source}"
-        raise PhotoError(f"there is no folder of photographs {source!r}, and {known}; give a folder or an s3:// URL")
-    names = [name for name in storage.names(source) if name.lower().endswith(_SUFFIXES)]
-    if not names:
+    if storage.is_s3(source):
+        if source.lower().endswith(".zip"):
+            raise PhotoError(f"{source} is an archive, which is read from a local path alone: download or unpack it")
+        found = _stored(source)
+    elif (path := _local(source)).is_file():
+        found = [Photo(name, str(path), version, name) for name, version in archive.versions(path, _SUFFIXES).items()]
+    else:
+        found = _stored(str(path))
+    if not found:
         raise PhotoError(f"no photographs in {source}: looked for {', '.join(_SUFFIXES)}")
-    return [_stored(source, name) for name in names]
+    return found
 
 
-def _stored(source: str, name: str) -> Photo:
-    return Photo(name, lambda: storage.read(storage.join(source, name)))
+def _local(source: str) -> Path:
+    """The folder or archive of this name, here or under SRCLUSTER_DATA."""
+    folder = data_folder()
+    for path in (Path(source), *([folder / source] if folder else [])):
+        if path.is_dir() or (path.suffix.lower() == ".zip" and path.is_file()):
+            # Absolute, as it may be read by another process.
+            return path.resolve()
+    known = "SRCLUSTER_DATA is not set" if folder is None else f"nor is there a {folder / source}"
+    raise PhotoError(
+        f"there is no folder of photographs {source!r}, and {known}; give a folder, a .zip or an s3:// URL"
+    )
+
+
+def _stored(url: str) -> list[Photo]:
+    versions = storage.versions(url).items()
+    return [Photo(name, storage.join(url, name), word) for name, word in versions if name.lower().endswith(_SUFFIXES)]
 
 
 def in_wheels(files: dict[str, tuple[str, ...]]) -> list[Photo]:
@@ -103,8 +142,9 @@ def in_wheels(files: dict[str, tuple[str, ...]]) -> list[Photo]:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise PhotoError(f"the default photographs are inside {package}: pip install 'srcluster[local]'")
-        root = Path(spec.submodule_search_locations[0]) / inside
-        photos += [Photo(name, (root / name).read_bytes) for name in names]
+        root = str(Path(spec.submodule_search_locations[0]) / inside)
+        versions = storage.versions(root)
+        photos += [Photo(name, storage.join(root, name), versions[name]) for name in names]
     return photos
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "names",
     "read",
     "upload",
+    "versions",
     "write",
 ]
 
@@ -100,11 +101,17 @@ def exists(url: str, *, patience_s: float = PATIENCE_S) -> bool:
 
 def names(url: str, *, patience_s: float = PATIENCE_S) -> list[str]:
     """The files or objects below a folder or prefix, relative to it, sorted; none if it does not exist."""
+    return list(versions(url, patience_s=patience_s))
+
+
+def versions(url: str, *, patience_s: float = PATIENCE_S) -> dict[str, str]:
+    """What `names` gives, each with a word that becomes another one when the file or object is replaced."""
     if is_s3(url):
-        return s3.names(url, patience_s)
+        return s3.versions(url, patience_s)
     root = _path(url)
     files = (path for path in root.rglob("*") if path.is_file() and not _is_part(path))
-    return sorted(path.relative_to(root).as_posix() for path in files)
+    with _explaining(url):
+        return dict(sorted((path.relative_to(root).as_posix(), _version(path)) for path in files))
 
 
 def delete(url: str, *, patience_s: float = PATIENCE_S) -> None:
@@ -144,6 +151,11 @@ def _path(url: str) -> Path:
     if re.match(r"[a-z][a-z0-9+.-]*://", url):
         raise StorageError(f"{url} is neither an s3:// URL, a file: URL nor a path: copy it to one of these")
     return Path(url)
+
+
+def _version(path: Path) -> str:
+    status = path.stat()
+    return f"{status.st_size}-{status.st_mtime_ns}"
 
 
 def _is_part(path: Path) -> bool:

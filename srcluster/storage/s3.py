@@ -25,7 +25,7 @@ from botocore.parsers import ResponseParserError
 
 from srcluster.errors import UserError
 
-__all__ = ["StorageError", "check", "chunks", "delete", "exists", "make_bucket", "names", "upload", "write"]
+__all__ = ["StorageError", "check", "chunks", "delete", "exists", "make_bucket", "upload", "versions", "write"]
 
 T = TypeVar("T")
 
@@ -98,16 +98,18 @@ def exists(url: str, patience_s: float) -> bool:
     return _patiently(url, ask, patience_s)
 
 
-def names(url: str, patience_s: float) -> list[str]:
+def versions(url: str, patience_s: float) -> dict[str, str]:
     bucket, prefix = _split(url)
     prefix = f"{prefix.rstrip('/')}/" if prefix else ""
 
-    def ask(s3: Any) -> list[str]:
+    def ask(s3: Any) -> dict[str, str]:
         pages = s3.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix)
-        return [item["Key"].removeprefix(prefix) for page in pages for item in page.get("Contents", ())]
+        items = (item for page in pages for item in page.get("Contents", ()))
+        return {item["Key"].removeprefix(prefix): item["ETag"] for item in items}
 
     # Keys that end in a slash stand for folders in some stores' own tools.
-    return sorted(name for name in _patiently(url, ask, patience_s) if name and not name.endswith("/"))
+    found = _patiently(url, ask, patience_s)
+    return {name: found[name] for name in sorted(found) if name and not name.endswith("/")}
 
 
 def delete(url: str, patience_s: float) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import os
 import random
 import re
 import tarfile
@@ -10,7 +11,7 @@ import zipfile
 import pytest
 
 from srcluster.data import archive
-from srcluster.data.archive import ArchiveError
+from srcluster.data.archive import ArchiveError, MemberError
 
 NOISE = random.Random(0).randbytes(100_000)
 
@@ -110,3 +111,33 @@ def test_only_the_pictures_are_taken(tmp_path):
     for packed in tmp_path.iterdir():
         assert archive.names(packed, "images/test/*.jpg") == ["1.JPG", "2.jpg"]
         assert list(archive.pictures(packed, "images/test/*.jpg")) == [("1.JPG", b"1"), ("2.jpg", b"2")]
+
+
+def test_members_are_read_one_by_one(tmp_path):
+    path = tmp_path / "a.zip"
+    path.write_bytes(zipped({"b/2.JPG": b"22", "1.jpg": b"1", "__MACOSX/._1.jpg": b"", "notes.txt": b""}))
+    versions = archive.versions(path, (".jpg",))
+    assert list(versions) == ["1.jpg", "b/2.JPG"]
+    assert [archive.read(path, name) for name in versions] == [b"1", b"22"]
+    path.write_bytes(zipped({"b/2.JPG": b"22", "1.jpg": b"3"}))
+    os.utime(path, (1, 1))  # Clocks of file systems are coarse.
+    assert archive.read(path, "1.jpg") == b"3"
+    assert [name for name, word in archive.versions(path, (".jpg",)).items() if word != versions[name]] == ["1.jpg"]
+
+
+def test_a_damaged_member_leaves_the_others(tmp_path):
+    path = tmp_path / "a.zip"
+    path.write_bytes(zipped({"1.jpg": NOISE, "2.jpg": b"22"}).replace(NOISE[500:600], bytes(100)))
+    assert list(archive.versions(path, (".jpg",))) == ["1.jpg", "2.jpg"]
+    with pytest.raises(MemberError, match=r"1.jpg can't be read from a.zip"):
+        archive.read(path, "1.jpg")
+    assert archive.read(path, "2.jpg") == b"22"
+
+
+@pytest.mark.parametrize("attack", [name for name in ATTACKS if name.startswith("zip") and "says" not in name])
+def test_an_attack_is_refused_before_any_member_is_read(tmp_path, monkeypatch, attack):
+    monkeypatch.setattr(archive, "FILES", 99)
+    make, sentence = ATTACKS[attack]
+    (tmp_path / "packed.zip").write_bytes(make())
+    with pytest.raises(ArchiveError, match=sentence):
+        [archive.read(tmp_path / "packed.zip", name) for name in archive.versions(tmp_path / "packed.zip", (".bmp",))]

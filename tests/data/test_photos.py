@@ -1,7 +1,9 @@
 """Every kind of picture that a person has, and what is said of those that can't be used."""
 
 import io
+import pickle
 import struct
+import zipfile
 import zlib
 
 import numpy as np
@@ -94,6 +96,30 @@ def test_a_folder_is_read_by_name(tmp_path):
     for name in ("b.png", "a.jpg", "c.txt"):
         (tmp_path / name).write_bytes(encoded(Image.fromarray(RGB)))
     assert [photo.name for photo in find(str(tmp_path))] == ["a.jpg", "b.png"]
+
+
+def test_a_photo_is_small_and_read_in_any_process(tmp_path, monkeypatch):
+    (tmp_path / "a.png").write_bytes(encoded(Image.fromarray(RGB)))
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.write(tmp_path / "a.png", "sub/a.png")
+    monkeypatch.chdir(tmp_path)
+    found = [*find("."), *find("photos.zip")]
+    assert [photo.name for photo in found] == ["a.png", "sub/a.png"]
+    monkeypatch.chdir("/")
+    for photo in found:
+        sent = pickle.dumps(photo)
+        assert len(sent) < 1000
+        assert (pickle.loads(sent).decode() == RGB).all()
+
+
+def test_a_damaged_photograph_of_an_archive(tmp_path):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("a.png", b"content")
+    packed = (tmp_path / "photos.zip").read_bytes()
+    (tmp_path / "photos.zip").write_bytes(packed.replace(b"content", b"damaged"))
+    (photo,) = find(str(tmp_path / "photos.zip"))
+    with pytest.raises(PhotoError, match=r"a.png can't be read from photos.zip"):
+        photo.decode()
 
 
 def test_no_photographs(tmp_path, monkeypatch):
