@@ -2,13 +2,16 @@
 
 A sample is a square crop of a photograph with a margin around it (see `degradation`), or a whole photograph. Which
 photographs make which shard, and where each is cut, depends on the settings alone, so that shards can be made in any
-order by any number of workers and come out the same, byte for byte.
+order by any number of workers and come out the same, byte for byte. Beside each shard stays a record of what it was
+made of: by these, packing that was interrupted continues, and makes no shard again.
 """
 
 import hashlib
 import io
-from collections.abc import Callable, Iterable, Sequence
-from typing import Literal
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import PIL
@@ -20,7 +23,22 @@ from srcluster import __version__, storage
 from srcluster.data.photos import Photo, PhotoError
 from srcluster.errors import UserError
 
-__all__ = ["MARGIN", "Manifest", "Packing", "Shard", "ShardError", "Skipped", "load_manifest", "make_shard", "pack"]
+__all__ = [
+    "MARGIN",
+    "Made",
+    "Manifest",
+    "Packing",
+    "Run",
+    "Shard",
+    "ShardError",
+    "Skipped",
+    "load_manifest",
+    "make_shard",
+    "pack",
+]
+
+Run: TypeAlias = Callable[[Callable[..., Any], Sequence[tuple]], Iterable[Any]]
+"""`itertools.starmap`, or what does the same with many workers: results may come in any order."""
 
 MARGIN = 8
 """HR pixels kept around a crop: what `degradation.margin` asks for at x4, the most of any scale."""
@@ -111,12 +129,19 @@ class Manifest(_Record):
 
 
 class Made(_Record):
-    """A shard just made and stored, with what its manifest entry needs."""
+    """What has become of the photographs of one shard."""
 
+    index: int
+    inputs: str
+    """Digest of all that the shard depends on."""
     shard: Shard | None
     """None where no photograph of it could be used."""
     shortest_side: int
     skipped: tuple[Skipped, ...]
+
+    @property
+    def samples(self) -> int:
+        return self.shard.samples if self.shard else 0
 
 
 def _encode(image: np.ndarray, format: str) -> bytes:
@@ -146,15 +171,14 @@ def _crops(image: np.ndarray, photo: str, packing: Packing) -> Iterable[np.ndarr
 
 
 def make_shard(photos: Sequence[Photo], index: int, packing: Packing, url: str) -> Made:
-    """Make the shard of this index, of all `photos`, and store it below `url`.
+    """Make the shard of this index of these photographs, and store it below `url` with a record of it.
 
-    Photographs that can't be used are skipped and said; memory holds this one shard.
+    Photographs that can't be used are skipped and said; memory holds this one shard and one photograph.
     """
-    first = index * packing.photos_per_shard
     tar = io.BytesIO()
     samples, shortest, skipped = 0, 1 << 30, []
     with webdataset.TarWriter(tar, encoder=False, mtime=0, user="srcluster", group="srcluster") as writer:
-        for photo in photos[first : first + packing.photos_per_shard]:
+        for photo in photos:
             try:
                 image = photo.decode()
                 if min(image.shape[:2]) < packing.needed_side:
@@ -169,14 +193,36 @@ def make_shard(photos: Sequence[Photo], index: int, packing: Packing, url: str) 
                 writer.write({"__key__": key, packing.format: _encode(crop, packing.format)})
                 samples += 1
                 shortest = min(shortest, *crop.shape[:2])
-    if not samples:
-        return Made(shard=None, shortest_side=shortest, skipped=skipped)
-    content = tar.getvalue()
-    shard = Shard(
-        name=f"{index:06d}.tar", samples=samples, bytes=len(content), sha256=hashlib.sha256(content).hexdigest()
-    )
-    storage.write(storage.join(url, shard.name), content)
-    return Made(shard=shard, shortest_side=shortest, skipped=skipped)
+    shard, record = None, storage.join(url, _record_name(index))
+    # At no moment may a record stand beside another shard than its own.
+    storage.delete(record)
+    if samples:
+        content = tar.getvalue()
+        sha256 = hashlib.sha256(content).hexdigest()
+        shard = Shard(name=_shard_name(index), samples=samples, bytes=len(content), sha256=sha256)
+        storage.write(storage.join(url, shard.name), content)
+    inputs = _inputs(photos, index, packing)
+    made = Made(index=index, inputs=inputs, shard=shard, shortest_side=shortest, skipped=skipped)
+    storage.write(record, made.model_dump_json(indent=1).encode())
+    return made
+
+
+def _shard_name(index: int) -> str:
+    return f"{index:06d}.tar"
+
+
+def _record_name(index: int) -> str:
+    return f"{index:06d}.json"
+
+
+def _inputs(photos: Sequence[Photo], index: int, packing: Packing) -> str:
+    photographs = [(photo.name, photo.version) for photo in photos]
+    everything = [index, packing.model_dump(), _software(), photographs]
+    return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
+
+
+def _software() -> dict[str, str]:
+    return {"srcluster": __version__, "pillow": PIL.__version__, "numpy": np.__version__}
 
 
 def pack(
@@ -184,45 +230,72 @@ def pack(
     packing: Packing,
     url: str,
     *,
-    run: Callable[[Sequence[Photo], Packing, str, int], Iterable[Made]] | None = None,
+    run: Run = itertools.starmap,
     skip_share: float = 0.1,
 ) -> Manifest:
-    """Make every shard, then the manifest.
+    """Make every shard that is not there yet, then the manifest.
 
     Args:
         photos: What to pack.
         packing: How.
         url: Folder or s3:// prefix the shards go to.
-        run: Gives `make_shard(photos, index, packing, url)` for each index below the last argument, in order; by
-            default one after the other.
+        run: Calls `make_shard` for each shard that is missing.
         skip_share: The largest share of photographs that may be unusable.
 
     Raises:
-        ShardError: Too many photographs are unusable.
-        StorageError: The shards can't be stored.
+        ShardError: Too many photographs are unusable, or the workers' software would make other shards than ours.
+        StorageError: The photographs can't be read, or the shards can't be stored.
     """
     storage.check(url, write=True)
-    count = -(-len(photos) // packing.photos_per_shard)
-    made = list((run or _one_by_one)(photos, packing, url, count))
-    skipped = [skip for one in made for skip in one.skipped]
-    if len(skipped) > skip_share * len(photos):
-        raise ShardError(
-            f"{len(skipped)} of {len(photos)} photographs of {packing.source} can't be used, more than the "
-            f"{skip_share:.0%} that may be; the first: {skipped[0].reason}"
-        )
-    manifest = Manifest(
-        packing=packing,
-        shortest_side=min(one.shortest_side for one in made),
-        shards=[one.shard for one in made if one.shard],
-        skipped=skipped,
-        software={"srcluster": __version__, "pillow": PIL.__version__, "numpy": np.__version__},
-    )
+    each = packing.photos_per_shard
+    parts = [photos[first : first + each] for first in range(0, len(photos), each)]
+    inputs = [_inputs(part, index, packing) for index, part in enumerate(parts)]
+    made = {one.index: one for one in _recorded(url, len(parts)) if one.inputs == inputs[one.index]}
+    missing = [(part, index, packing, url) for index, part in enumerate(parts) if index not in made]
+    if missing:
+        # It may tell of shards that are about to be replaced.
+        storage.delete(storage.join(url, _MANIFEST))
+    skipped = 0
+    for one in itertools.chain(list(made.values()), run(make_shard, missing)):
+        if one.inputs != inputs[one.index]:
+            raise ShardError("the workers have other versions of srcluster, Pillow or NumPy: install the same on all")
+        made[one.index] = one
+        skipped += len(one.skipped)
+        if skipped > skip_share * len(photos):
+            raise ShardError(
+                f"{skipped} of {len(photos)} photographs of {packing.source} can't be used, more than the "
+                f"{skip_share:.0%} that may be: replace them, or raise --skip-share; the last: {one.skipped[-1].reason}"
+            )
+    manifest = _manifest([made[index] for index in range(len(parts))], packing)
     storage.write(storage.join(url, _MANIFEST), manifest.encode())
     return manifest
 
 
-def _one_by_one(photos: Sequence[Photo], packing: Packing, url: str, count: int) -> Iterable[Made]:
-    return (make_shard(photos, index, packing, url) for index in range(count))
+def _recorded(url: str, count: int) -> Iterator[Made]:
+    """What is known of the first `count` shards that are there."""
+    there = set(storage.names(url))
+    for index in range(count):
+        if _record_name(index) not in there:
+            continue
+        try:
+            made = Made.model_validate_json(storage.read(storage.join(url, _record_name(index))))
+        except ValidationError:  # Another version's: the shard is made anew.
+            continue
+        if made.shard is None or made.shard.name in there:
+            yield made
+
+
+def _manifest(made: Sequence[Made], packing: Packing) -> Manifest:
+    shards = [one.shard for one in made if one.shard]
+    if not shards:
+        raise ShardError(f"no photograph of {packing.source} can be used; the first: {made[0].skipped[0].reason}")
+    return Manifest(
+        packing=packing,
+        shortest_side=min(one.shortest_side for one in made),
+        shards=shards,
+        skipped=[skip for one in made for skip in one.skipped],
+        software=_software(),
+    )
 
 
 def load_manifest(url: str) -> Manifest:

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from srcluster.data.photos import find
-from srcluster.data.shards import MARGIN, Manifest, Packing, ShardError, load_manifest, make_shard, pack
+from srcluster.data.shards import MARGIN, Manifest, Packing, ShardError, load_manifest, pack
 from srcluster.data.stream import _decode, _Samples
 
 
@@ -28,10 +28,7 @@ def test_packing_twice_gives_the_same_bytes(folder, tmp_path):
     photos = find(str(folder))
     first = pack(photos, PACKING, str(tmp_path / "a"))
     # Shard by shard, the last first: what another number of workers would do.
-    backwards = lambda photos, packing, url, count: list(  # noqa: E731
-        reversed([make_shard(photos, index, packing, url) for index in reversed(range(count))])
-    )
-    second = pack(photos, PACKING, str(tmp_path / "b"), run=backwards)
+    second = pack(photos, PACKING, str(tmp_path / "b"), run=lambda make, calls: [make(*call) for call in calls[::-1]])
     assert first == second
     assert len(first.shards) > 2
     for shard in first.shards:

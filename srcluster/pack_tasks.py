@@ -1,0 +1,70 @@
+"""One function called many times, as tasks on a Ray cluster. Ray reads its environment when this is imported."""
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from srcluster.errors import UserError
+
+__all__ = ["TaskError", "starmap"]
+
+_RETRIES = 3
+"""How often a task whose process or node died is begun again."""
+
+_WAITING = 64
+"""Tasks in flight on a cluster that is still small: what waits is what an autoscaler adds nodes for."""
+
+
+class TaskError(UserError):
+    """The cluster can't be reached, or can't finish a task."""
+
+
+def starmap(function: Callable[..., Any], calls: Iterable[tuple], address: str, workers: int = 0) -> Iterator[Any]:
+    """`itertools.starmap` on a cluster: a task of one core for each call, its results in the order they are ready.
+
+    Args:
+        function: A pure one, so that a task that died can be begun again; it is imported by name there.
+        calls: Arguments.
+        address: Of the cluster.
+        workers: Tasks at a time; 0 for as many as it has cores.
+
+    Raises:
+        TaskError: No cluster answers, or a task's process died again and again.
+        UserError: What a task raised.
+    """
+    try:
+        ray.init(address, log_to_driver=False, logging_level="warning")
+    except ConnectionError as error:
+        raise TaskError(f"no Ray cluster answers at {address}: start it, or choose another by --address") from error
+    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(function)
+    calls, running = iter(calls), []
+    try:
+        while True:
+            # Asked each time, as a cluster may grow, and shrink.
+            limit = workers or max(_WAITING, 2 * int(ray.cluster_resources().get("CPU", 0)))
+            running += [task.remote(*call) for call in itertools.islice(calls, max(0, limit - len(running)))]
+            if not running:
+                return
+            (ready,), running = ray.wait(running)
+            yield _result(ready)
+    finally:
+        # Also ends what still runs.
+        ray.shutdown()
+
+
+def _result(task: ray.ObjectRef) -> Any:
+    try:
+        return ray.get(task)
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            # Else a sentence for the user would come as a traceback of another process.
+            raise error.cause from error
+        raise
+    except RayError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise TaskError(
+            f"a task was begun {_RETRIES + 1} times, and its process died ({reason}): see Ray's logs"
+        ) from error
