@@ -1,13 +1,10 @@
 """Storage on local folders and on a real S3 store: its answers, its faults, its disappearance."""
 
-import itertools
 import multiprocessing
 import os
 import random
-import socket
 import threading
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -135,56 +132,6 @@ def test_a_missing_bucket_is_found_early_and_can_be_made(s3):
     storage.make_bucket("s3://photographs")
     storage.make_bucket("s3://photographs")
     storage.check("s3://photographs/coco", write=True)
-
-
-class Cutter:
-    """A TCP proxy before the store that cuts each connection after it has passed on some bytes of the answer."""
-
-    def __init__(self, endpoint: str, limits: list[int]) -> None:
-        host, port = endpoint.removeprefix("http://").split(":")
-        self.target = (host, int(port))
-        self.limits = itertools.chain(limits, itertools.repeat(1 << 40))
-        self.connections = 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.endpoint = f"http://127.0.0.1:{self.listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            store = socket.create_connection(self.target)
-            threading.Thread(target=self._pass, args=(client, store, 1 << 40), daemon=True).start()
-            threading.Thread(target=self._pass, args=(store, client, next(self.limits)), daemon=True).start()
-
-    @staticmethod
-    def _pass(source: socket.socket, sink: socket.socket, limit: int) -> None:
-        with suppress(OSError):
-            while limit > 0 and (data := source.recv(min(limit, 1 << 16))):
-                sink.sendall(data)
-                limit -= len(data)
-        for end in (source, sink):
-            with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-
-@pytest.fixture
-def cut(s3, monkeypatch):
-    """Put a Cutter between the test and the store."""
-    cutters = []
-
-    def begin(*limits: int) -> Cutter:
-        cutters.append(Cutter(s3.cluster.s3_endpoint, list(limits)))
-        monkeypatch.setenv("AWS_ENDPOINT_URL", cutters[-1].endpoint)
-        return cutters[-1]
-
-    yield begin
-    for cutter in cutters:
-        cutter.listener.close()
 
 
 @pytest.mark.cluster

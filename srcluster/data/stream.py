@@ -25,6 +25,7 @@ from srcluster.data.cache import Cache, cache_for
 from srcluster.data.degradation import margin
 from srcluster.data.order import Order
 from srcluster.data.shards import Manifest, ShardError, load_manifest
+from srcluster.errors import UserError
 from srcluster.recipe import Data
 
 __all__ = ["Stream", "open_stream", "patches"]
@@ -180,16 +181,22 @@ class Stream(IterableDataset):
                 f"{max(1, data.workers)} loader workers): use fewer, or pack more"
             )
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | UserError]:
         info = get_worker_info()
         workers = max(1, self.data.workers)
         # The loader asks its workers in turn, beginning with number 0, wherever the stream begins.
         worker = (self.start + (info.id if info else 0)) % workers
         done = (self.start - worker + workers - 1) // workers
         flat = self._patches(self.rank * workers + worker, done * self.batch)
-        while True:
-            batch = np.stack([next(flat) for _ in range(self.batch)])
-            yield torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
+        try:
+            while True:
+                batch = np.stack([next(flat) for _ in range(self.batch)])
+                yield torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
+        except UserError as error:
+            if info is None:
+                raise
+            # Raised here, it would reach the training process with a traceback for a message.
+            yield error
 
     def _patches(self, reader: int, start: int) -> Iterator[np.ndarray]:
         """One reader's patches, from its `start`-th on."""
@@ -213,10 +220,9 @@ class Stream(IterableDataset):
         """Batches from the `start`-th on, prepared ahead by the loader's workers or by a thread."""
         self.start = start
         if self.data.workers == 0:
-            batches = map(Tensor.pin_memory, self) if torch.cuda.is_available() else iter(self)
-            return ahead(batches, _AHEAD)
-        return iter(
-            DataLoader(
+            batches = ahead(map(Tensor.pin_memory, self) if torch.cuda.is_available() else iter(self), _AHEAD)
+        else:
+            batches = DataLoader(
                 self,
                 batch_size=None,
                 num_workers=self.data.workers,
@@ -224,7 +230,10 @@ class Stream(IterableDataset):
                 pin_memory=torch.cuda.is_available(),
                 multiprocessing_context="spawn",
             )
-        )
+        for batch in batches:
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
 
 
 def open_stream(data: Data, *, scale: int, seed: int, rank: int = 0, world: int = 1) -> Stream:

@@ -52,6 +52,7 @@ def fit(
     benchmarks: Sequence[Benchmark],
     reporter: Reporter,
     resume: Path | None = None,
+    data_metrics: Callable[[], dict[str, float]] = dict,
 ) -> Fit:
     """Train a network by its recipe.
 
@@ -62,6 +63,7 @@ def fit(
             the end.
         reporter: Is told metrics and checkpoints.
         resume: Folder of a checkpoint to continue from.
+        data_metrics: What the source of the batches has to tell, asked whenever the loss is.
 
     Raises:
         NonFiniteLossError: Training diverged; the last checkpoint is from before.
@@ -90,7 +92,7 @@ def fit(
         if log or follow or save:
             train.check()
         if log:
-            reporter.report(state.step, train.metrics() | meter.metrics(state.step))
+            reporter.report(state.step, train.metrics() | meter.metrics(state.step) | data_metrics())
         if follow:
             reporter.report(state.step, _follow(recipe, state, benchmarks[0]))
         if save:

@@ -1,57 +1,22 @@
-"""The stream: an exact partition, repeatable from any position, and what is said where shards don't fit."""
+"""The stream: repeatable from any position, through damage, and what is said where shards don't fit."""
 
-from collections import Counter
-from itertools import chain, islice
+import hashlib
+import io
+import tarfile
+import time
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from srcluster.data.order import Order
+from srcluster import storage
 from srcluster.data.photos import find
-from srcluster.data.shards import Packing, ShardError, pack
+from srcluster.data.shards import Packing, ShardError, load_manifest, pack
 from srcluster.data.stream import open_stream, patches
 from srcluster.recipe import Data
-
-SHARDS = st.lists(st.integers(1, 60), min_size=1, max_size=12)
-
-
-@settings(deadline=None, max_examples=150)
-@given(samples=SHARDS, world=st.integers(1, 64), workers=st.integers(0, 8), window=st.integers(1, 5))
-def test_an_epoch_is_every_sample_once(samples, world, workers, window):
-    readers = world * max(1, workers)
-    orders = [Order(tuple(samples), 7, reader, readers, window) for reader in range(readers)]
-    share = sum(samples) // readers
-    for epoch in (0, 3):
-        read = [list(chain.from_iterable(order.epoch(epoch))) for order in orders]
-        assert {len(one) for one in read} == {share}
-        seen = Counter(chain.from_iterable(read))
-        assert set(seen.values()) <= {1}
-        assert sum(samples) - len(seen) == sum(samples) % readers
-        assert all(0 <= index < samples[shard] for shard, index in seen)
-
-
-def test_every_epoch_has_another_order_and_leaves_out_others():
-    samples = (40, 40, 41)
-    everything = {(shard, index) for shard, size in enumerate(samples) for index in range(size)}
-    orders = [Order(samples, 0, reader, 4, 2) for reader in range(4)]
-    epochs = [[pair for order in orders for pair in chain.from_iterable(order.epoch(epoch))] for epoch in range(3)]
-    assert epochs[0] != epochs[1] != epochs[2]
-    assert len(set.union(*(everything - set(epoch) for epoch in epochs))) > 1
-
-
-@settings(deadline=None, max_examples=50)
-@given(samples=SHARDS, readers=st.integers(1, 4), window=st.integers(1, 5), start=st.integers(0, 200))
-def test_starting_late_is_skipping(samples, readers, window, start):
-    if sum(samples) < readers:
-        return
-    order = Order(tuple(samples), 1, readers - 1, readers, window)
-    flat = lambda start: chain.from_iterable(((epoch, pair) for pair in pairs) for epoch, pairs in order.since(start))  # noqa: E731
-    assert list(islice(flat(start), 40)) == list(islice(flat(0), start, start + 40))
 
 
 @pytest.fixture(scope="module")
@@ -137,3 +102,80 @@ def test_a_damaged_shard_is_named(shards, tmp_path, workers):
     (copy / "000001.tar").write_bytes(content)
     with pytest.raises(ShardError, match=r"000001.tar is not what its manifest says"):
         take(open_stream(data(str(copy), workers=workers), scale=4, seed=0), 20)
+
+
+def repacked(shards: str, folder: Path, damaged: set[int]) -> str:
+    """A copy of shards some of whose samples, counted through, were damaged before their digests were taken."""
+    manifest = load_manifest(shards)
+    entries, number = [], 0
+    for entry in manifest.shards:
+        content = io.BytesIO()
+        with tarfile.open(Path(shards, entry.name)) as old, tarfile.open(fileobj=content, mode="w") as new:
+            for member in old:
+                data = old.extractfile(member).read()
+                if number in damaged:
+                    data = data[:-200] + bytes(200)
+                new.addfile(member, io.BytesIO(data))
+                number += 1
+        storage.write(str(folder / entry.name), content.getvalue())
+        digest = hashlib.sha256(content.getvalue()).hexdigest()
+        entries.append(entry.model_copy(update={"sha256": digest, "bytes": len(content.getvalue())}))
+    storage.write(str(folder / "manifest.json"), manifest.model_copy(update={"shards": tuple(entries)}).encode())
+    return str(folder)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_corrupt_samples_are_replaced_and_counted(shards, tmp_path, workers):
+    stream = open_stream(data(repacked(shards, tmp_path, {1, 2, 14}), workers=workers), scale=4, seed=0)
+    assert stream.metrics() == {"data/corrupt_samples": 0}
+    batches = take(stream, 20)
+    assert stream.metrics() == {"data/corrupt_samples": 3}
+    whole = take(open_stream(data(shards, workers=workers), scale=4, seed=0), 20)
+    same = (batches == whole).flatten(2).all(2)
+    # What takes their place is another sample, never one with a damaged part.
+    assert 0 < (~same).sum() < 30
+    assert not (batches[~same].flatten(1) == 0).all(1).any()
+    assert torch.equal(take(stream, 7, start=13), batches[13:])
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_too_many_corrupt_samples_are_an_error_that_names_a_shard(shards, tmp_path, workers):
+    stream = open_stream(data(repacked(shards, tmp_path, {0, 4, 7, 9, 14}), workers=workers), scale=4, seed=0)
+    with pytest.raises(
+        ShardError, match=r"^[45] of 23 samples can't be decoded, the last of them in .*/00000\d.tar \(.*pack"
+    ):
+        take(stream, 20)
+
+
+def test_a_shard_without_a_sample_that_decodes_is_named(shards, tmp_path):
+    first = range(load_manifest(shards).shards[0].samples)
+    with pytest.raises(ShardError, match=r"000000.tar.*pack the shards again"):
+        take(open_stream(data(repacked(shards, tmp_path, set(first))), scale=4, seed=0), 20)
+
+
+def test_a_shard_that_arrives_damaged_is_read_once_more(shards, monkeypatch):
+    whole, read, damaged = take(open_stream(data(shards), scale=4, seed=0), 8), storage.read, set()
+
+    def damaging(url: str) -> bytes:
+        content = read(url)
+        if url in damaged or not url.endswith(".tar"):
+            return content
+        damaged.add(url)
+        return content[:-1] + b"!"
+
+    monkeypatch.setattr(storage, "read", damaging)
+    assert torch.equal(take(open_stream(data(shards), scale=4, seed=0), 8), whole)
+    assert len(damaged) > 1
+
+
+def test_the_next_window_is_read_while_one_is_used_and_no_other(shards, monkeypatch):
+    read, used = storage.read, []
+    monkeypatch.setattr(storage, "read", lambda url: used.append(url) or read(url))
+    batches = open_stream(data(shards, shuffle_shards=2).model_copy(update={"batch": 1}), scale=4, seed=0).batches()
+    next(batches)
+    deadline = time.monotonic() + 10
+    while len(used) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.2)
+    # The manifest, and two windows of two shards.
+    assert len(used) == 5
