@@ -79,8 +79,8 @@ def pack(
     )
     address = settle(address)
     to = _absolute(to)
-    _refuse_others(to, packing)
     found = photos.find(source)[: limit or None]
+    _refuse_others(to, packing)
     work = Work("packing", address, workers, trouble="photographs skipped", troubles=lambda made: len(made.skipped))
     with _interruptible("the shards that are complete stay, continue"):
         manifest = shards.pack(found, packing, to, run=work.run, skip_share=skip_share)

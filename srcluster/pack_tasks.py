@@ -1,6 +1,7 @@
 """One function called many times, as tasks on a Ray cluster. Ray reads its environment when this is imported."""
 
 import itertools
+import socket
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -16,6 +17,8 @@ _RETRIES = 3
 
 _WAITING = 64
 """Tasks in flight on a cluster that is still small: what waits is what an autoscaler adds nodes for."""
+
+_REACH_TIMEOUT_S = 5.0
 
 
 class TaskError(UserError):
@@ -35,10 +38,8 @@ def starmap(function: Callable[..., Any], calls: Iterable[tuple], address: str, 
         TaskError: No cluster answers, or a task's process died again and again.
         UserError: What a task raised.
     """
-    try:
-        ray.init(address, log_to_driver=False, logging_level="warning")
-    except ConnectionError as error:
-        raise TaskError(f"no Ray cluster answers at {address}: start it, or choose another by --address") from error
+    _reach(address)
+    ray.init(address, log_to_driver=False, logging_level="warning")
     task = ray.remote(num_cpus=1, max_retries=_RETRIES)(function)
     calls, running = iter(calls), []
     try:
@@ -53,6 +54,17 @@ def starmap(function: Callable[..., Any], calls: Iterable[tuple], address: str, 
     finally:
         # Also ends what still runs.
         ray.shutdown()
+
+
+def _reach(address: str) -> None:
+    """Find out within seconds whether anything listens there; Ray itself tries for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_TIMEOUT_S).close()
+    except (OSError, ValueError) as error:
+        raise TaskError(f"no Ray cluster answers at {address}: start it, or name another with --address") from error
 
 
 def _result(task: ray.ObjectRef) -> Any:

@@ -49,8 +49,10 @@ def expected(photos, tmp_path_factory) -> dict[str, bytes]:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory):
     state = tmp_path_factory.mktemp("state")
-    yield local.start(["s3", "ray"], state)
-    local.stop(local.SERVICES, state, timeout_s=0)
+    try:
+        yield local.start(["s3", "ray"], state)
+    finally:
+        local.stop(local.SERVICES, state, timeout_s=0)
 
 
 def start(source: Path | None, to: Path | str, *arguments: str, cluster: local.Cluster | None = None):
@@ -110,7 +112,7 @@ def test_a_killed_run_is_continued(photos, expected, tmp_path):
     assert times(tmp_path) == made
 
 
-def pack_here(source: Path, to: Path, **options) -> None:
+def pack_here(source: Path | str, to: Path, **options) -> None:
     pack(str(source), str(to), **{"address": "none", "format": "png", "shard_mb": 0.32} | options)
 
 
@@ -204,6 +206,8 @@ def test_every_bad_shard_is_named(photos, expected, tmp_path, capsys):
         ({"to": None}, "say what to pack and where to: python -m srcluster.pack SOURCE --to URL"),
         ({"verify": "b"}, "--verify reads shards that are there: leave out SOURCE and --to"),
         ({"source": None, "to": None, "verify": "absent"}, "there is no folder"),
+        ({"source": "wheels", "shard_mb": 0.1, "address": "127.0.0.1:9"}, "no Ray cluster answers at 127.0.0.1:9"),
+        ({"source": "wheels", "shard_mb": 0.1, "address": "remote"}, "no Ray cluster answers at remote: start it"),
     ],
 )
 def test_what_can_not_be_done_is_said(tmp_path, options, sentence):
@@ -223,6 +227,35 @@ def test_any_number_of_workers_gives_the_same_bytes(photos, expected, cluster, m
     if workers == 2:
         storage.delete(storage.join(to, "000001.tar"))
         assert "000001.tar is missing" in finish(start(None, to, cluster=cluster), status=2)
+
+
+@pytest.mark.cluster
+def test_photographs_in_s3(photos, cluster, monkeypatch, tmp_path, capsys):
+    for name, value in cluster.environment().items():
+        monkeypatch.setenv(name, value)
+    source = f"s3://{cluster.bucket}/photos"
+    for path in sorted(photos.rglob("*.bmp"))[:4]:
+        storage.write(storage.join(source, path.name), path.read_bytes())
+    pack_here(source, tmp_path)
+    assert "2 shards were made" in capsys.readouterr().out
+    storage.write(storage.join(source, "00.bmp"), (photos / "02.bmp").read_bytes())
+    pack_here(source, tmp_path)
+    assert "1 shard was made" in capsys.readouterr().out
+
+
+@pytest.mark.cluster
+def test_a_store_that_is_gone_is_one_sentence(photos, cluster):
+    printed = finish(start(photos, "s3://absent/to", cluster=cluster), status=2)
+    assert "there is no bucket absent" in printed
+    assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.cluster
+def test_what_a_task_finds_wrong_is_one_sentence(photos, cluster, tmp_path):
+    (tmp_path / "000001.tar").mkdir()
+    printed = finish(start(photos, tmp_path, cluster=cluster), status=2)
+    assert printed.splitlines()[-1] == f"error: {tmp_path}/000001.tar can't be used: Is a directory"
+    assert "Traceback" not in printed
 
 
 @pytest.mark.cluster

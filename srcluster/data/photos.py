@@ -106,6 +106,7 @@ def find(source: str) -> list[Photo]:
     if storage.is_s3(source):
         if source.lower().endswith(".zip"):
             raise PhotoError(f"{source} is an archive, which is read from a local path alone: download or unpack it")
+        storage.check(source)
         found = _stored(source)
     elif (path := _local(source)).is_file():
         found = [Photo(name, str(path), version, name) for name, version in archive.versions(path, _SUFFIXES).items()]
