@@ -138,7 +138,9 @@ def _decode(ending: str, content: bytes, shortest_side: int) -> np.ndarray:
     if ending == "npy":
         image = np.load(io.BytesIO(content), allow_pickle=False)
     else:
-        image = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"))
+        picture = Image.open(io.BytesIO(content))
+        # To convert what is RGB already is to copy it.
+        image = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     if image.dtype != np.uint8 or image.shape[2:] != (3,) or min(image.shape[:2]) < shortest_side:
         raise ValueError(f"it is {image.dtype} of {image.shape}")
     return image

@@ -1,0 +1,194 @@
+"""Patches a second that one core reads, and what reading costs a training step.
+
+    python tools/bench_stream.py FOLDER_OF_PHOTOGRAPHS
+
+Patches of 96 px with their margin, out of 288 px crops in WebP shards: from the embedded S3 store, from the cache of
+this machine and from local files. Beside them what one would otherwise write, a Dataset of the photographs with PIL's
+random crops, and litdata, where it can be imported (`pip install --target LIBS --no-deps litdata lightning-utilities
+obstore tifffile`, then PYTHONPATH=LIBS). All of them take turns on one core of one process; what is compared are the
+ratios of medians. Nothing is kept decoded, as little of a large data set would be.
+"""
+
+import importlib.util
+import io
+import os
+import random
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import chain, islice, repeat
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset
+
+from srcluster import local, models, storage
+from srcluster.data import stream
+from srcluster.data.degradation import margin
+from srcluster.data.photos import find
+from srcluster.data.shards import Packing, pack
+from srcluster.recipe import Data, load
+from srcluster.training.checkpoint import State
+from srcluster.training.loop import Step, make_optimizer
+from srcluster.training.precision import choose
+
+PATCH, SCALE, BATCH = 96, 4, 16
+SIDE = PATCH + 2 * margin(SCALE)
+PATCHES, READING_S, STEPS, STEPPING_S = 160, 60, 6, 20
+CROPS_PER_PHOTO = 2
+
+
+def random_patch(encoded: io.IOBase) -> np.ndarray:
+    """A patch of a picture, as in a tutorial."""
+    image = Image.open(encoded).convert("RGB")
+    left, top = random.randrange(image.width - SIDE + 1), random.randrange(image.height - SIDE + 1)
+    return np.array(image.crop((left, top, left + SIDE, top + SIDE)))
+
+
+class Photographs(Dataset):
+    """The plain way: open, decode and crop a photograph for each patch."""
+
+    def __init__(self, paths: list[Path]):
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        with self.paths[index].open("rb") as file:
+            return torch.from_numpy(random_patch(file)).permute(2, 0, 1).contiguous()
+
+
+def for_ever(loader: DataLoader) -> Iterator[torch.Tensor]:
+    return chain.from_iterable(repeat(loader))
+
+
+def streamed(url: str, per_sample: int) -> Iterator[torch.Tensor]:
+    data = Data(shards=url, patch=PATCH, batch=BATCH, patches_per_sample=per_sample, shuffle_shards=2)
+    return stream.open_stream(data, scale=SCALE, seed=0).batches()
+
+
+def litdata_of(contents: list[bytes], folder: Path) -> Iterator[torch.Tensor]:
+    """Litdata over the same bytes, from local files."""
+    import litdata
+    from litdata.streaming.cache import Cache
+
+    cache = Cache(str(folder), chunk_bytes=4_000_000)
+    for index, content in enumerate(contents):
+        cache[index] = content
+    cache.done()
+    cache.merge()
+    patch = lambda content: torch.from_numpy(random_patch(io.BytesIO(content))).permute(2, 0, 1).contiguous()  # noqa: E731
+    dataset = litdata.StreamingDataset(str(folder), shuffle=True, transform=patch)
+    return for_ever(litdata.StreamingDataLoader(dataset, batch_size=BATCH, num_workers=0))
+
+
+def patches_per_s(batches: Iterator[torch.Tensor]) -> tuple[float, float]:
+    """In a second, and in a second of this process's processor time."""
+    # What was made ahead while others had their turn is not counted.
+    for _ in range(6):
+        next(batches)
+    began, began_cpu = time.perf_counter(), time.process_time()
+    for _ in range(PATCHES // BATCH):
+        next(batches)
+    return PATCHES / (time.perf_counter() - began), PATCHES / (time.process_time() - began_cpu)
+
+
+def bench_reading(photographs: list[Path], remote: str, near: str, folder: Path) -> None:
+    readers = {"Dataset of photographs": for_ever(DataLoader(Photographs(photographs), BATCH, shuffle=True))}
+    if importlib.util.find_spec("litdata"):
+        readers["litdata, photographs"] = litdata_of([path.read_bytes() for path in photographs], folder / "jpeg")
+        samples = stream.open_stream(Data(shards=near), scale=SCALE, seed=0)
+        reader = stream._Samples(near, samples.manifest, None, samples.corrupt)
+        shards = range(len(samples.manifest.shards))
+        readers["litdata, same samples"] = litdata_of(
+            [content for shard in shards for _, content in reader.shard(shard)], folder / "webp"
+        )
+    else:
+        print("litdata can't be imported: left out")
+    for per_sample in (1, 4):
+        readers[f"S3, {per_sample} a sample"] = streamed(remote, per_sample)
+        readers[f"local files, {per_sample} a sample"] = streamed(near, per_sample)
+        os.environ["SRCLUSTER_CACHE"] = str(folder / "cache")
+        cached = readers[f"cache, {per_sample} a sample"] = streamed(remote, per_sample)
+        # It is looked for when a stream begins, and an epoch fills it.
+        for _ in islice(cached, CROPS_PER_PHOTO * len(photographs) // BATCH if per_sample == 1 else 1):
+            pass
+        del os.environ["SRCLUSTER_CACHE"]
+    rates: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
+    until = time.monotonic() + READING_S
+    while time.monotonic() < until:
+        for name, batches in readers.items():
+            rates[name].append(patches_per_s(batches))
+    base, base_cpu = (median(column) for column in zip(*rates["Dataset of photographs"], strict=True))
+    rounds = len(rates["Dataset of photographs"])
+    print(f"{f'patches, {rounds} rounds':28} {'a second':>9} {'ratio':>6} {'a CPU second':>13} {'ratio':>6}")
+    for name, measured in rates.items():
+        rate, cpu = (median(column) for column in zip(*measured, strict=True))
+        print(f"  {name:26} {rate:9.0f} {rate / base:6.2f} {cpu:13.0f} {cpu / base_cpu:6.2f}")
+
+
+def bench_step(remote: str, near: str) -> None:
+    recipe = load("srcnn", ["compile=false"])
+    precision = choose(recipe.precision)
+    network = precision.prepare(models.build(recipe.model, recipe.scale), False)
+    step = Step(recipe, State(network, make_optimizer(network, recipe.optimizer), average={}), precision)
+    sources = {}
+    for name, url in (("S3", remote), ("local files", near)):
+        data = recipe.data.model_copy(update={"shards": url})
+        sources[name] = stream.open_stream(data, scale=recipe.scale, seed=0).batches()
+        step(next(sources[name]))
+    measured: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
+    until = time.monotonic() + STEPPING_S
+    while time.monotonic() < until:
+        for name, batches in sources.items():
+            for _ in range(STEPS):
+                began = time.perf_counter()
+                hr = next(batches)
+                waited_s = time.perf_counter() - began
+                step(hr)
+                step.check()
+                measured[name].append((time.perf_counter() - began, waited_s))
+    print(f"a step of srcnn, {torch.get_num_threads()} threads")
+    for name, times in measured.items():
+        total_s, waited_s = (sum(column) for column in zip(*times, strict=True))
+        print(f"  {name:26} {median(total for total, _ in times):9.4f} s, waiting {waited_s / total_s:.2%}")
+
+
+def main() -> None:
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    stream._DECODED_BYTES = 0
+    torch.set_num_threads(1)
+    print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        packing = Packing(source="bench", crops_per_photo=CROPS_PER_PHOTO, shard_bytes=4_000_000)
+        near = str(folder / "shards")
+        manifest = pack(find(sys.argv[1]), packing, near, skip_share=1)
+        unusable = {skipped.photo for skipped in manifest.skipped}
+        photographs = [path for path in sorted(Path(sys.argv[1]).glob("*.*")) if path.name not in unusable]
+        cluster = local.start(["s3"], folder / "state")
+        try:
+            os.environ.update(cluster.environment())
+            os.environ.pop("SRCLUSTER_CACHE", None)
+            remote = f"s3://{cluster.bucket}/bench"
+            for name in storage.names(near):
+                storage.upload(Path(near, name), storage.join(remote, name))
+            print(f"{len(photographs)} photographs, {manifest.samples} samples in {len(manifest.shards)} shards")
+            cores = os.sched_getaffinity(0)
+            os.sched_setaffinity(0, {max(cores)})
+            bench_reading(photographs, remote, near, folder)
+            os.sched_setaffinity(0, cores)
+            torch.set_num_threads(len(cores))
+            bench_step(remote, near)
+        finally:
+            local.stop(["s3"], folder / "state", timeout_s=0)
+
+
+if __name__ == "__main__":
+    main()
