@@ -13,6 +13,7 @@ import importlib.util
 import io
 import os
 import random
+import signal
 import sys
 import tempfile
 import time
@@ -162,6 +163,8 @@ def bench_step(remote: str, near: str) -> None:
 def main() -> None:
     if len(sys.argv) != 2:
         sys.exit(__doc__)
+    # A time limit ends the store too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     stream._DECODED_BYTES = 0
     torch.set_num_threads(1)
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
