@@ -49,9 +49,13 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
     said = {"SRCLUSTER_GIT_COMMIT": environment.get("mlflow.source.git.commit", "")}
     if folder := data_folder():
         said["SRCLUSTER_DATA"] = str(folder.resolve())
-    # Tune's banner is shown whatever the verbosity, and it warns of the snapshot that it takes for each checkpoint,
-    # which is what makes a sweep resumable.
-    os.environ |= {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0"}
+    # Tune's banner is shown whatever the verbosity; it warns of the snapshot that it takes for each checkpoint, which
+    # is what makes a sweep resumable; and a scheduler would refuse a report without a score, such as a checkpoint's.
+    os.environ |= {
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+    }
     ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": said})
     with tracking.Run.start(plan.name, name, key=name, tags={"srcluster.sweep": "true", **environment}) as parent:
         parent.text(file.read_text(), file.name)

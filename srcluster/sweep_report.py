@@ -184,15 +184,15 @@ def conclude(
 
 
 def _close_runs(outcomes: Iterable[_Ended], parent: tracking.Run) -> None:
-    """End the runs whose processes were killed before they could: by ASHA, by Ctrl-C, or by an accident."""
-    states = {f"{outcome.trial.index}": outcome for outcome in outcomes}
+    """Say of each run how its trial ended, where the trial's process could not: after ASHA, Ctrl-C or an accident."""
+    states = {f"{outcome.trial.index}": outcome.state for outcome in outcomes}
     for child in tracking.children(parent.id):
-        outcome = states.get(child.key.rpartition("/")[2])
-        if child.status == "RUNNING" and outcome:
+        state = states.get(child.key.rpartition("/")[2])
+        if child.status == "RUNNING" and state:
             run = tracking.Run.attach(child.id)
-            if outcome.state == "stopped":
+            if state == "stopped":
                 run.tag(stopped_by="asha")
-            run.end({"stopped": "FINISHED", "failed": "FAILED", "finished": "FINISHED"}.get(outcome.state, "KILLED"))
+            run.end({"failed": "FAILED", "killed": "KILLED"}.get(state, "FINISHED"))
 
 
 def _picture(outcome: _Ended):

@@ -47,23 +47,26 @@ def run_trial(config: dict[str, Any]) -> None:
     trial = config["trial"]
     recipe = Recipe.model_validate(trial["recipe"])
     torch.set_num_threads(trial["threads"])
-    with Run.start(
+    run = Run.start(
         trial["experiment"],
         trial["label"],
         key=trial["key"],
         parent=trial["parent"],
         params=recipe.model_dump(mode="json"),
         tags=environment_tags(),
-    ) as run:
-        try:
-            result = _train(recipe, run)
-        except UserError as error:
-            run.tag(**{"srcluster.error": str(error)})
-            run.end("FAILED")
-            tune.report({"error": str(error)})
-            return
+    )
+    try:
+        result = _train(recipe, run)
         run.log(result.metrics, recipe.steps)
-    tune.report({"step": recipe.steps, **result.metrics})
+        run.end()
+        tune.report({"step": recipe.steps, **result.metrics})
+    except UserError as error:
+        run.tag(**{"srcluster.error": str(error)})
+        run.end("FAILED")
+        tune.report({"error": str(error)})
+    finally:
+        # Where Tune stops a trial, this is left by an exit in the middle; how the run ended is for the driver to say.
+        run.close()
 
 
 def _train(recipe: Recipe, run: Run) -> Fit:
