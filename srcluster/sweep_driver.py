@@ -152,6 +152,8 @@ def _scheduler(plan: Sweep, trials: list[Trial], score: str) -> ASHAScheduler | 
         max_t=max(trial.recipe.steps for trial in trials),
         grace_period=plan.scheduler.grace_steps,
         reduction_factor=plan.scheduler.reduction_factor,
+        # The last step is followed by the evaluation of the best weights, which ends the trial.
+        stop_last_trials=False,
     )
 
 
