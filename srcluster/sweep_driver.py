@@ -133,7 +133,9 @@ def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, resume:
             callbacks=[Progress(score)],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=_RETRIES),
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=trials[0].recipe.checkpoint.keep),
+            # A driver that is killed is continued from Tune's last snapshot, some ten seconds old: the checkpoint that
+            # was the latest then must not be gone.
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=trials[0].recipe.checkpoint.keep + 2),
         ),
     )
 

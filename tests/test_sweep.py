@@ -190,7 +190,7 @@ def test_ctrl_c_and_sigkill_lose_nothing(home, cluster):
     """One sweep that is interrupted, continued, its driver killed, and continued again to its end."""
     long = {
         "name": "stopped",
-        "overrides": TINY["overrides"] | {"steps": 1500, "log_every_steps": 100, "checkpoint.every_steps": 100},
+        "overrides": TINY["overrides"] | {"steps": 1500, "log_every_steps": 100, "checkpoint.every_steps": 500},
         "parameters": {"seed": {"grid": [1, 2, 3]}},
     }
     process = start(home, **long)
@@ -216,7 +216,9 @@ def test_ctrl_c_and_sigkill_lose_nothing(home, cluster):
     assert {run.status for name, run in runs.items() if name} == {"FINISHED"}
     assert len(runs) == 5
     for name, before in done.items():
-        assert runs[name].metrics == before.metrics
+        # Tune's last snapshot may be from before a trial's last seconds: they are then repeated, to the same numbers.
+        for metric in before.metrics.keys() - {"train/patches_per_s", "train/data_wait_share"}:
+            assert runs[name].metrics[metric] == before.metrics[metric]
     from mlflow import MlflowClient
 
     for name in ("seed=1", "seed=2", "seed=3"):
