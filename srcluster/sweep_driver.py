@@ -1,7 +1,9 @@
 """A sweep's driver: settles what the trials read, hands them to Ray Tune, and concludes."""
 
+import functools
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -42,7 +44,9 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
     tracking.check()
     home = storage.join(os.environ["SRCLUSTER_STORAGE"], "sweeps")
     storage.check(home, write=True)
-    trials = [_settled(trial) for trial in trials]
+    # Asked of the store once for all trials, and only if one of them wants it.
+    shards_by_default = functools.cache(lambda: default_shards(os.environ["SRCLUSTER_STORAGE"]))
+    trials = [_settled(trial, shards_by_default) for trial in trials]
     name = _name(home, plan, trials, resume)
     environment = tracking.environment_tags()
     # Credentials are the cluster's own: what is said here can be read by whoever may see the job.
@@ -68,12 +72,12 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
     return outcome
 
 
-def _settled(trial: Trial) -> Trial:
+def _settled(trial: Trial, shards_by_default: Callable[[], str]) -> Trial:
     """The trial with what `auto` and relative paths mean written out, so that its recipe says all of itself."""
     recipe = trial.recipe
     shards, measured = recipe.data.shards, recipe.evaluation.benchmarks
     if shards == "auto":
-        shards = default_shards(os.environ["SRCLUSTER_STORAGE"])
+        shards = shards_by_default()
     if measured == "auto":
         measured = benchmarks.at_hand()
     shards, *measured = (str(Path(name).resolve()) if Path(name).is_dir() else name for name in (shards, *measured))
