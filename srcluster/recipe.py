@@ -31,6 +31,7 @@ __all__ = [
     "Optimizer",
     "Recipe",
     "RecipeError",
+    "Residual",
     "Schedule",
     "flatten",
     "load",
@@ -75,7 +76,61 @@ class SRCNN(_Part):
         return self
 
 
-Model = Annotated[Interpolation | SRCNN, Field(discriminator="kind")]
+class Residual(_Part):
+    """A trunk of residual blocks on the LR grid, then an upsampler.
+
+    It is, by its settings:
+
+    - SRResNet (Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network",
+      CVPR 2017, figure 4): the defaults.
+    - The perceptual network (Johnson et al., "Perceptual Losses for Real-Time Style Transfer and Super-Resolution",
+      ECCV 2016, supplementary, table 2): `blocks: 4, activation: relu, around: norm_activation, long_skip: false,
+      output: tanh`, and an upsampler of choice.
+    - EDSR (Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution", CVPR-W 2017, figure 3):
+      `norm: none, activation: relu, around: none, outer_kernel: 3, subtract_mean: true`, and with `blocks: 32,
+      features: 256, residual_scale: 0.1` the large one.
+    """
+
+    kind: Literal["residual"]
+    features: int = Field(64, ge=1)
+    """Channels of every inner layer."""
+    blocks: int = Field(16, ge=0)
+    norm: Literal["batch", "none"] = "batch"
+    activation: Literal["relu", "prelu"] = "prelu"
+    residual_scale: float = Field(1.0, gt=0)
+    """What a block's branch is multiplied by before it is added."""
+    long_skip: bool = True
+    """Whether one more convolution follows the blocks, and the head's features are added to it."""
+    around: Literal["none", "activation", "norm_activation"] = "activation"
+    """What follows the head and each convolution of the upsampler."""
+    outer_kernel: int = Field(9, ge=1)
+    """Side of the head's and the tail's filters; odd."""
+    upsampler: Literal["pixel_shuffle", "deconv3", "deconv4", "nearest_conv"] = "pixel_shuffle"
+    """Sub-pixel convolution 3x3, transposed convolution 3x3 or 4x4, or nearest neighbour and convolution 3x3."""
+    output: Literal["linear", "tanh"] = "linear"
+    """`tanh` is scaled to [0, 1]."""
+    base: Literal["none", "bilinear"] = "none"
+    """An enlargement of LR that the output is added to, as in BasicSR's MSRResNet."""
+    subtract_mean: bool = False
+    """Take the mean colour of DIV2K from LR, and add it to the output."""
+    init: Literal["torch", "small"] = "torch"
+    """`torch`: uniform within 1/sqrt(fan-in), as Torch and PyTorch draw, in which the papers' networks began; `small`:
+    a tenth of He et al.'s normal deviation, biases 0, as in BasicSR's MSRResNet."""
+    icnr: bool = False
+    """Begin sub-pixel convolutions as nearest neighbour enlargement (Aitken et al., 2017)."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self):
+        if self.outer_kernel % 2 == 0:
+            raise ValueError(f"outer_kernel is odd, so that a filter has a centre, not {self.outer_kernel}")
+        if self.icnr and self.upsampler != "pixel_shuffle":
+            raise ValueError(f"icnr is for upsampler: pixel_shuffle, not {self.upsampler}")
+        if self.output == "tanh" and (self.base != "none" or self.subtract_mean):
+            raise ValueError("output: tanh gives a picture: nothing is added to it by base or subtract_mean")
+        return self
+
+
+Model = Annotated[Interpolation | SRCNN | Residual, Field(discriminator="kind")]
 
 
 class Data(_Part):

@@ -15,10 +15,10 @@ from rich.table import Table
 from srcluster import models, tracking
 from srcluster.data import benchmarks
 from srcluster.figures import comparison_of
+from srcluster.models.saved import load_model
 from srcluster.pixels.figures import grid
 from srcluster.recipe import Interpolation, Recipe
 from srcluster.sweep_plan import Trial
-from srcluster.training.checkpoint import load_weights
 from srcluster.training.evaluation import evaluate, means
 
 __all__ = ["Outcome", "Progress", "conclude", "log_baseline"]
@@ -199,9 +199,8 @@ def _picture(outcome: _Ended):
     """The first benchmark's images by the best network, from its last checkpoint."""
     recipe = outcome.trial.recipe
     benchmark = benchmarks.load(recipe.evaluation.benchmarks[0], recipe.scale)
-    network = models.build(recipe.model, recipe.scale)
     with outcome.checkpoint.as_directory() as folder:
-        network.load_state_dict(load_weights(Path(folder) / "best.safetensors"))
+        _, network = load_model(Path(folder))
     scores = evaluate(network, benchmark, recipe.scale)
     kept = list(zip(benchmark.images, scores, strict=True))[: max(recipe.evaluation.pictures, 1)]
     return grid(

@@ -6,6 +6,7 @@ HR is B x 3 x (scale h) x (scale w), around [0, 1] and not clipped, so that trai
 from torch import nn
 
 from srcluster.models.interpolation import Interpolator
+from srcluster.models.residual import ResidualNetwork
 from srcluster.models.srcnn import SRCNN
 from srcluster.recipe import Model
 
@@ -19,4 +20,6 @@ def build(spec: Model, scale: int) -> nn.Module:
             return Interpolator(scale, spec.kernel)
         case "srcnn":
             return SRCNN(scale, spec.kernel_sizes, spec.features, spec.init)
+        case "residual":
+            return ResidualNetwork(scale, spec)
     raise AssertionError(spec.kind)

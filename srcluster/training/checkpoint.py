@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from srcluster.errors import UserError
+from srcluster.models.saved import ModelError, load_weights, save_weights
+from srcluster.recipe import Recipe
 
-__all__ = ["CheckpointError", "State", "load_weights"]
+__all__ = ["CheckpointError", "State"]
 
 
 class CheckpointError(UserError):
@@ -39,53 +39,36 @@ class State:
         """The weights to evaluate and to keep: the average, if there is one."""
         return {**self.network.state_dict(), **self.average}
 
-    def save(self, folder: Path, recipe_digest: str) -> None:
+    def save(self, folder: Path, recipe: Recipe) -> None:
         """Write the state to a folder, which is made."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(_portable(self.network.state_dict()), folder / "network.safetensors")
-        save_file(_portable(self.average), folder / "average.safetensors")
-        save_file(_portable(self.best_weights), folder / "best.safetensors")
+        save_weights(folder / "network.safetensors", self.network.state_dict(), recipe)
+        save_weights(folder / "average.safetensors", self.average, recipe)
+        save_weights(folder / "best.safetensors", self.best_weights, recipe)
         torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
-        facts = {"step": self.step, "best": self.best, "recipe": recipe_digest}
+        facts = {"step": self.step, "best": self.best, "recipe": recipe.digest()}
         (folder / "state.json").write_text(json.dumps(facts))
 
-    def load(self, folder: Path, recipe_digest: str) -> None:
+    def load(self, folder: Path, recipe: Recipe) -> None:
         """Continue from a saved state.
 
         Raises:
             CheckpointError: It is of another recipe, or damaged.
         """
+        device = next(self.network.parameters()).device
         try:
             facts = json.loads((folder / "state.json").read_text())
-            if facts["recipe"] != recipe_digest:
+            if facts["recipe"] != recipe.digest():
                 raise CheckpointError(
-                    f"{folder} is of recipe {facts['recipe']} and this is {recipe_digest}: give the run another name, "
-                    "or the recipe it began with"
+                    f"{folder} is of recipe {facts['recipe']} and this is {recipe.digest()}: give the run another "
+                    "name, or the recipe it began with"
                 )
-            device = next(self.network.parameters()).device
             self.network.load_state_dict(load_weights(folder / "network.safetensors", device))
             self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", device, weights_only=True))
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            self.average = load_weights(folder / "average.safetensors", device)
+            self.best_weights = load_weights(folder / "best.safetensors", device)
+        except (OSError, ValueError, KeyError, RuntimeError, ModelError) as error:
             raise CheckpointError(
                 f"the checkpoint {folder} is damaged ({error}); continue from an older one"
             ) from error
-        self.average = load_weights(folder / "average.safetensors", device)
-        self.best_weights = load_weights(folder / "best.safetensors", device)
         self.step, self.best = facts["step"], facts["best"]
-
-
-def load_weights(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """The tensors of a safetensors file.
-
-    Raises:
-        CheckpointError: It is missing or damaged.
-    """
-    try:
-        return load_file(path, str(device))
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"the weights {path} are missing or damaged ({error})") from error
-
-
-def _portable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    # safetensors takes no channels_last tensor.
-    return {name: tensor.detach().contiguous() for name, tensor in tensors.items()}

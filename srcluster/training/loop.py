@@ -74,7 +74,7 @@ def fit(
     network = precision.prepare(models.build(recipe.model, recipe.scale), recipe.compile)
     state = State(network, make_optimizer(network, recipe.optimizer), average={})
     if resume:
-        state.load(resume, recipe.digest())
+        state.load(resume, recipe)
     elif recipe.ema:
         state.average = {name: weight.detach().clone() for name, weight in network.named_parameters()}
 
@@ -97,7 +97,7 @@ def fit(
             reporter.report(state.step, _follow(recipe, state, benchmarks[0]))
         if save:
             with tempfile.TemporaryDirectory() as folder:
-                state.save(Path(folder), recipe.digest())
+                state.save(Path(folder), recipe)
                 reporter.report(state.step, {}, Path(folder))
         if follow or save:
             meter.restart(state.step)

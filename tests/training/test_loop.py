@@ -16,8 +16,9 @@ from srcluster.data.photos import find
 from srcluster.data.shards import Packing, pack
 from srcluster.data.stream import open_stream
 from srcluster.models import build
+from srcluster.models.saved import load_weights
 from srcluster.recipe import Interpolation, Recipe, RecipeError, Schedule, recipe_from
-from srcluster.training.checkpoint import CheckpointError, load_weights
+from srcluster.training.checkpoint import CheckpointError
 from srcluster.training.evaluation import evaluate, means
 from srcluster.training.loop import NonFiniteLossError, fit, learning_rate_factor
 

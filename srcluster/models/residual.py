@@ -1,0 +1,115 @@
+"""One residual trunk that is SRResNet, the perceptual-loss network, or EDSR: see `recipe.Residual`."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from srcluster import recipe
+from srcluster.models.upsamplers import SubPixel, upsampler
+
+__all__ = ["ResidualNetwork"]
+
+_DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+"""Mean RGB of DIV2K's training pictures, from the code of EDSR's authors."""
+
+
+class ResidualNetwork(nn.Module):
+    """Head, residual blocks, upsampler and tail; every convolution pads with zeros, so that any LR size goes in."""
+
+    def __init__(self, scale: int, spec: recipe.Residual):
+        super().__init__()
+        self.scale, self.output, self.base = scale, spec.output, spec.base
+        features, side = spec.features, spec.outer_kernel
+        self.head = nn.Sequential(nn.Conv2d(3, features, side, padding=side // 2), *_around(spec))
+        self.blocks = nn.Sequential(*(_Block(spec) for _ in range(spec.blocks)))
+        self.join = nn.Sequential(_conv3(features), *_norm(spec)) if spec.long_skip else None
+        self.upsampler = upsampler(spec.upsampler, features, scale, lambda: _around(spec))
+        self.tail = nn.Conv2d(features, 3, side, padding=side // 2)
+        mean = torch.tensor(_DIV2K_MEAN if spec.subtract_mean else (0.0, 0.0, 0.0))
+        self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
+        self._initialise(spec)
+
+    @torch.no_grad()
+    def _initialise(self, spec: recipe.Residual) -> None:
+        for layer in self.modules():
+            if spec.init == "small" and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight)
+                layer.weight.mul_(0.1)
+                nn.init.zeros_(layer.bias)
+            if spec.icnr and isinstance(layer, SubPixel):
+                layer.as_nearest()
+
+    def forward(self, lr: Tensor) -> Tensor:
+        head = self.head(lr - self.mean)
+        x = self.blocks(head)
+        if self.join is not None:
+            x = head + self.join(x)
+        x = self.tail(self.upsampler(x))
+        if self.output == "tanh":
+            return (x.float().tanh() + 1) / 2
+        if self.base == "bilinear":
+            x = x + F.interpolate(lr, scale_factor=self.scale, mode="bilinear")
+        return x + self.mean
+
+
+class _Block(nn.Module):
+    """Convolution, activation, convolution, each perhaps normalised, added to what came in; nothing after the sum
+    (Gross and Wilber, "Training and investigating residual nets", 2016).
+    """
+
+    def __init__(self, spec: recipe.Residual):
+        super().__init__()
+        self.branch = nn.Sequential(
+            _conv3(spec.features), *_norm(spec), _activation(spec), _conv3(spec.features), *_norm(spec)
+        )
+        self.scale = spec.residual_scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x) if self.scale == 1 else torch.add(x, self.branch(x), alpha=self.scale)
+
+
+class PReLU(nn.PReLU):
+    """Torch's, with one slope, but on a CPU with a gradient that runs at the speed of memory: torch's takes as long as
+    all convolutions' forward passes together.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _PReLU.apply(x, self.weight) if x.device.type == "cpu" and x.requires_grad else super().forward(x)
+
+
+class _PReLU(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, slope: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.slope = slope.item()
+        return F.leaky_relu(x, ctx.slope)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        (x,) = ctx.saved_tensors
+        # By channel first: a sum of everything to one number is slow.
+        of_slope = (gradient * x.clamp_max(0)).sum((0, 2, 3)).float().sum().view(1)
+        return torch.ops.aten.leaky_relu_backward(gradient, x, ctx.slope, False), of_slope
+
+
+def _conv3(features: int) -> nn.Conv2d:
+    return nn.Conv2d(features, features, 3, padding=1)
+
+
+def _norm(spec: recipe.Residual) -> list[nn.Module]:
+    return [nn.BatchNorm2d(spec.features)] if spec.norm == "batch" else []
+
+
+def _activation(spec: recipe.Residual) -> nn.Module:
+    return PReLU() if spec.activation == "prelu" else nn.ReLU(inplace=True)
+
+
+def _around(spec: recipe.Residual) -> list[nn.Module]:
+    match spec.around:
+        case "none":
+            return []
+        case "activation":
+            return [_activation(spec)]
+        case "norm_activation":
+            return [*_norm(spec), _activation(spec)]
+    raise AssertionError(spec.around)
