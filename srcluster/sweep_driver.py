@@ -1,9 +1,7 @@
 """A sweep's driver: settles what the trials read, hands them to Ray Tune, and concludes."""
 
-import functools
 import math
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,13 +9,9 @@ import ray
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 
-from srcluster import storage, tracking
-from srcluster.data import benchmarks
-from srcluster.data.photos import data_folder
-from srcluster.pack import default_shards
-from srcluster.recipe import recipe_from
+from srcluster import session, settle, storage, tracking
 from srcluster.sweep_plan import Sweep, SweepError, Trial, digest
-from srcluster.sweep_report import Outcome, Progress, conclude, log_baseline
+from srcluster.sweep_report import Outcome, Progress, conclude, trial_store
 from srcluster.sweep_trial import run_trial
 
 __all__ = ["run"]
@@ -41,48 +35,28 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         StorageError: SRCLUSTER_STORAGE can't be written to.
         TrackingError: No MLflow server answers.
     """
-    tracking.check()
-    home = storage.join(os.environ["SRCLUSTER_STORAGE"], "sweeps")
-    storage.check(home, write=True)
-    # Asked of the store once for all trials, and only if one of them wants it.
-    shards_by_default = functools.cache(lambda: default_shards(os.environ["SRCLUSTER_STORAGE"]))
-    trials = [_settled(trial, shards_by_default) for trial in trials]
+    home = settle.home("sweeps")
+    trials = [replace(trial, recipe=settle.settled(trial.recipe)) for trial in trials]
     name = _name(home, plan, trials, resume)
     environment = tracking.environment_tags()
-    # Credentials are the cluster's own: what is said here can be read by whoever may see the job.
-    said = {"SRCLUSTER_GIT_COMMIT": environment.get("mlflow.source.git.commit", "")}
-    if folder := data_folder():
-        said["SRCLUSTER_DATA"] = str(folder.resolve())
-    # Tune's banner is shown whatever the verbosity; it warns of the snapshot that it takes for each checkpoint, which
-    # is what makes a sweep resumable; and a scheduler would refuse a report without a score, such as a checkpoint's.
+    # Tune's banner is shown whatever the verbosity; it warns of the snapshots that make a sweep resumable; and a
+    # scheduler would refuse a report without a score, such as that of an error.
     os.environ |= {
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     }
-    ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": said})
+    ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": settle.said()})
     with tracking.Run.start(plan.name, name, key=name, tags={"srcluster.sweep": "true", **environment}) as parent:
         parent.text(file.read_text(), file.name)
         print(f"{name}: {len(trials)} trials of {trials[0].recipe.steps} steps on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
-        bicubic = log_baseline(plan.name, name, parent.id, trials[0].recipe)
-        results = _tuner(plan, trials, storage.join(home, name), parent.id, resume).fit()
-        outcome = conclude(trials, results, bicubic, parent, Path("results", name))
+        bicubic = session.log_baseline(plan.name, trials[0].recipe, parent=parent.id, key=f"{name}/bicubic")
+        place = storage.join(home, name)
+        results = _tuner(plan, trials, place, parent.id, resume).fit()
+        outcome = conclude(trials, results, bicubic, parent, place, Path("results", name))
     ray.shutdown()
     return outcome
-
-
-def _settled(trial: Trial, shards_by_default: Callable[[], str]) -> Trial:
-    """The trial with what `auto` and relative paths mean written out, so that its recipe says all of itself."""
-    recipe = trial.recipe
-    shards, measured = recipe.data.shards, recipe.evaluation.benchmarks
-    if shards == "auto":
-        shards = shards_by_default()
-    if measured == "auto":
-        measured = benchmarks.at_hand()
-    shards, *measured = (str(Path(name).resolve()) if Path(name).is_dir() else name for name in (shards, *measured))
-    settled = {"data.shards": shards, "evaluation.benchmarks": measured}
-    return replace(trial, recipe=recipe_from(recipe.model_dump(mode="json"), settled))
 
 
 def _name(home: str, plan: Sweep, trials: list[Trial], resume: bool) -> str:
@@ -120,6 +94,7 @@ def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, resume:
                         "experiment": plan.name,
                         "parent": parent_id,
                         "key": f"{name}/{trial.index}",
+                        "store": trial_store(place, trial),
                     }
                     for trial in trials
                 ]
@@ -137,9 +112,6 @@ def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, resume:
             callbacks=[Progress(score)],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=_RETRIES),
-            # A driver that is killed is continued from Tune's last snapshot, some ten seconds old: the checkpoint that
-            # was the latest then must not be gone.
-            checkpoint_config=tune.CheckpointConfig(num_to_keep=trials[0].recipe.checkpoint.keep + 2),
         ),
     )
 

@@ -1,43 +1,33 @@
 """What a sweep tells while it runs and at its end: a live table, a ranked one, pictures, and MLflow's last words."""
 
 import sys
+import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from ray import tune
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from srcluster import models, tracking
+from srcluster import storage, tracking
 from srcluster.data import benchmarks
 from srcluster.figures import comparison_of
 from srcluster.models.saved import load_model
 from srcluster.pixels.figures import grid
-from srcluster.recipe import Interpolation, Recipe
 from srcluster.sweep_plan import Trial
-from srcluster.training.evaluation import evaluate, means
+from srcluster.training.evaluation import restore
 
-__all__ = ["Outcome", "Progress", "conclude", "log_baseline"]
+__all__ = ["Outcome", "Progress", "conclude", "trial_store"]
 
 
-def log_baseline(experiment: str, sweep: str, parent_id: str, recipe: Recipe) -> dict[str, float]:
-    """Measure bicubic on the recipe's benchmarks, and log it as a run beside the trials."""
-    spec = Interpolation(kernel="bicubic")
-    with tracking.Run.start(
-        experiment, "bicubic", key=f"{sweep}/bicubic", parent=parent_id, params={"model": spec.model_dump()}
-    ) as run:
-        network = models.build(spec, recipe.scale)
-        metrics = {}
-        for name in recipe.evaluation.benchmarks:
-            benchmark = benchmarks.load(name, recipe.scale)
-            run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
-            metrics |= means(benchmark.name, evaluate(network, benchmark, recipe.scale))
-        run.log(metrics | {f"best/{key}": value for key, value in metrics.items()}, step=0)
-    return metrics
+def trial_store(sweep: str, trial: Trial) -> str:
+    """The URL for a trial's files, below that of its sweep."""
+    return storage.join(sweep, f"run-{trial.index:04d}")
 
 
 class Progress(tune.Callback):
@@ -106,7 +96,6 @@ class _Ended:
     state: str
     metrics: Mapping[str, Any]
     error: str
-    checkpoint: tune.Checkpoint | None
 
     @classmethod
     def of(cls, trial: Trial, result) -> "_Ended":
@@ -118,7 +107,7 @@ class _Ended:
             state = "finished"
         else:
             state = "stopped" if metrics.get("done") else "killed"
-        return cls(trial, state, metrics, error, result.checkpoint)
+        return cls(trial, state, metrics, error)
 
 
 @dataclass(frozen=True)
@@ -134,6 +123,7 @@ def conclude(
     results: tune.ResultGrid,
     bicubic: Mapping[str, float],
     parent: tracking.Run,
+    place: str,
     folder: Path,
 ) -> Outcome:
     """Close the trials' runs, rank the trials, and print and log the table and the best one's picture.
@@ -143,6 +133,7 @@ def conclude(
         results: Tune's.
         bicubic: The baseline's metrics.
         parent: The sweep's run in MLflow.
+        place: URL of the sweep's files.
         folder: Where the picture goes.
     """
     by_index = {result.config["trial"]["index"]: result for result in results if result.config}
@@ -168,7 +159,7 @@ def conclude(
         best = finished[0]
         parent.tag(best=best.trial.label)
         parent.log({f"best/{score}": best.metrics[f"best/{score}"] for score in scores}, step=best.trial.recipe.steps)
-        picture = _picture(best)
+        picture = _picture(best.trial, place)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "comparison.png"
         picture.save(path)
@@ -195,16 +186,20 @@ def _close_runs(outcomes: Iterable[_Ended], parent: tracking.Run) -> None:
             run.end({"failed": "FAILED", "killed": "KILLED"}.get(state, "FINISHED"))
 
 
-def _picture(outcome: _Ended):
-    """The first benchmark's images by the best network, from its last checkpoint."""
-    recipe = outcome.trial.recipe
+def _picture(trial: Trial, place: str) -> Image.Image:
+    """The first benchmark's images by a trial's network."""
+    recipe = trial.recipe
     benchmark = benchmarks.load(recipe.evaluation.benchmarks[0], recipe.scale)
-    with outcome.checkpoint.as_directory() as folder:
-        _, network = load_model(Path(folder))
-    scores = evaluate(network, benchmark, recipe.scale)
-    kept = list(zip(benchmark.images, scores, strict=True))[: max(recipe.evaluation.pictures, 1)]
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.safetensors")
+        storage.download(storage.join(trial_store(place, trial), file.name), file)
+        _, network = load_model(file)
+    shown = benchmark.images[: max(recipe.evaluation.pictures, 1)]
     return grid(
-        [(image.name, comparison_of(image, {recipe.model.kind: score.sr}, recipe.scale)) for image, score in kept]
+        [
+            (image.name, comparison_of(image, {recipe.model.kind: restore(network, image.lr)}, recipe.scale))
+            for image in shown
+        ]
     )
 
 

@@ -1,52 +1,37 @@
-"""One trial of a sweep, in its own process on the cluster: the bare training loop, told to Ray Tune and MLflow."""
+"""One trial of a sweep, in its own process on the cluster: a session, told to Ray Tune."""
 
-import contextlib
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from ray import tune
 
-from srcluster.data import benchmarks
-from srcluster.data.stream import open_stream
+from srcluster import session
 from srcluster.errors import UserError
-from srcluster.figures import comparison_of
 from srcluster.recipe import Recipe
 from srcluster.tracking import Run, environment_tags
-from srcluster.training.loop import Fit, fit
+from srcluster.training.store import RunStore
 
 __all__ = ["run_trial"]
 
 
-class _Reporter:
-    """Everything goes to MLflow; Tune is told what it decides by, since each report to it takes a round trip."""
-
-    def __init__(self, run: Run):
-        self.run = run
-
-    def report(self, step: int, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
-        self.run.log(metrics, step)
-        scores = {key: value for key, value in metrics.items() if not key.startswith(("data/", "train/"))}
-        if scores or checkpoint:
-            # A scheduler that has seen enough ends this process while it reports.
-            self.run.flush()
-            kept = tune.Checkpoint.from_directory(checkpoint) if checkpoint else None
-            tune.report({"step": step, **scores}, checkpoint=kept)
-
-
 def run_trial(config: dict[str, Any]) -> None:
-    """Run or continue a trial.
+    """Run or continue a trial, from its own latest checkpoint: Tune, which is told scores alone, keeps none.
 
     A `UserError` ends the trial as failed, and not the process: Tune would only try it again. Anything else does
-    end it, and Tune continues it from its last checkpoint.
+    end it, and Tune runs it again.
 
     Args:
-        config: Under `trial`: recipe, label, index, threads, experiment, parent (an MLflow run id) and key.
+        config: Under `trial`: recipe, label, index, threads, experiment, parent (an MLflow run id), key and store, the
+            URL for the trial's files.
     """
     trial = config["trial"]
     recipe = Recipe.model_validate(trial["recipe"])
     torch.set_num_threads(trial["threads"])
+    store = RunStore(trial["store"], recipe.checkpoint.keep)
+    # A sweep is continued from what its killed driver knew seconds before: a trial may have ended since.
+    if result := store.result():
+        tune.report({"step": recipe.steps, **result})
+        return
     run = Run.start(
         trial["experiment"],
         trial["label"],
@@ -56,10 +41,9 @@ def run_trial(config: dict[str, Any]) -> None:
         tags=environment_tags(),
     )
     try:
-        result = _train(recipe, run)
-        run.log(result.metrics, recipe.steps)
+        result = session.train(recipe, run, store, _tell)
         run.end()
-        tune.report({"step": recipe.steps, **result.metrics})
+        tune.report({"step": recipe.steps, **result})
     except UserError as error:
         run.tag(**{"srcluster.error": str(error)})
         run.end("FAILED")
@@ -69,20 +53,8 @@ def run_trial(config: dict[str, Any]) -> None:
         run.close()
 
 
-def _train(recipe: Recipe, run: Run) -> Fit:
-    run.text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "recipe.yaml")
-    stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed)
-    run.dataset("shards", recipe.data.shards, stream.manifest.digest(), "train")
-    measured = [benchmarks.load(name, recipe.scale) for name in recipe.evaluation.benchmarks]
-    for benchmark in measured:
-        run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
-    checkpoint = tune.get_checkpoint()
-    with checkpoint.as_directory() if checkpoint else contextlib.nullcontext() as folder:
-        resume = Path(folder) if folder else None
-        result = fit(recipe, stream.batches, measured, _Reporter(run), resume, stream.metrics)
-    for benchmark in measured:
-        scores = result.scores[benchmark.name]
-        for image, score in list(zip(benchmark.images, scores, strict=True))[: recipe.evaluation.pictures]:
-            picture = comparison_of(image, {recipe.model.kind: score.sr}, recipe.scale)
-            run.image_at(picture, f"{benchmark.name}/{image.name}", recipe.steps)
-    return result
+def _tell(step: int, metrics: dict[str, float]) -> None:
+    """Tune what it decides by, and no more, since each report takes a round trip."""
+    scores = {key: value for key, value in metrics.items() if not key.startswith(("data/", "train/"))}
+    if scores:
+        tune.report({"step": step, **scores})

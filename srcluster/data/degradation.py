@@ -20,17 +20,17 @@ def margin(scale: int) -> int:
     return 2 * scale
 
 
-def augment(hr: Tensor, generator: torch.Generator) -> Tensor:
+def augment(hr: Tensor, bits: Tensor) -> Tensor:
     """Turn each patch by one of the eight symmetries of the square.
 
     Args:
         hr: B x 3 x P x P, uint8.
-        generator: Of the CPU; three random bits a patch are drawn from it.
+        bits: 3 x B, bool: whether to mirror a patch left to right, top to bottom, and along its diagonal.
 
     Returns:
         Patches of the same shape and device.
     """
-    bits = torch.randint(2, (3, len(hr), 1, 1, 1), generator=generator, dtype=torch.bool).to(hr.device)
+    bits = bits.to(hr.device)[..., None, None, None]
     hr = torch.where(bits[0], hr.flip(-1), hr)
     hr = torch.where(bits[1], hr.flip(-2), hr)
     return torch.where(bits[2], hr.mT, hr)

@@ -8,11 +8,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from srcluster.data.benchmarks import Benchmark
+from srcluster.data.benchmarks import Benchmark, BenchmarkImage
 from srcluster.pixels.metrics import psnr, ssim
 from srcluster.pixels.resize import to_uint8
+from srcluster.training.ranks import Ranks
 
-__all__ = ["Score", "evaluate", "means", "restore"]
+__all__ = ["Score", "evaluate", "evaluate_together", "means", "restore"]
+
+_METRICS = ("psnr_y", "psnr_rgb", "ssim_y")
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,11 @@ class Score:
 
 @torch.inference_mode()
 def restore(network: nn.Module, lr: np.ndarray) -> np.ndarray:
-    """One LR image, h x w x 3 uint8, through a network: H x W x 3 uint8. In float32, whatever it was trained in."""
+    """One LR image, h x w x 3 uint8, through a network in eval mode: H x W x 3 uint8.
+
+    It computes in float32, whatever it was trained in.
+    """
+    network.eval()
     parameter = next(network.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     image = torch.from_numpy(lr).to(device).permute(2, 0, 1)[None].float() / 255
@@ -35,20 +42,29 @@ def restore(network: nn.Module, lr: np.ndarray) -> np.ndarray:
 
 def evaluate(network: nn.Module, benchmark: Benchmark, scale: int) -> list[Score]:
     """Restore and measure every image of a benchmark, by the protocol of `pixels.metrics`."""
-    was_training = network.training
-    network.eval()
-    scores = []
-    for image in benchmark.images:
-        sr = restore(network, image.lr)
-        luma = "grey" if image.grey else "y"
-        values = {
-            "psnr_y": psnr(sr, image.hr, shave=scale, channels=luma),
-            "psnr_rgb": psnr(sr, image.hr, shave=scale, channels="rgb"),
-            "ssim_y": ssim(sr, image.hr, shave=scale, channels=luma),
-        }
-        scores.append(Score(image.name, values, sr))
-    network.train(was_training)
-    return scores
+    return [_score(network, image, scale) for image in benchmark.images]
+
+
+def evaluate_together(network: nn.Module, benchmark: Benchmark, scale: int, ranks: Ranks) -> dict[str, float]:
+    """The means of `evaluate`, each image measured by one of the ranks; on every rank."""
+    device = next(network.parameters()).device
+    table = torch.zeros(len(benchmark.images), len(_METRICS), dtype=torch.float64, device=device)
+    for number in ranks.share(range(len(benchmark.images))):
+        values = _score(network, benchmark.images[number], scale).values
+        table[number] = torch.tensor([values[metric] for metric in _METRICS])
+    columns = ranks.gather(table).sum(0).mean(0).tolist()
+    return {f"{metric}/{benchmark.name}": mean for metric, mean in zip(_METRICS, columns, strict=True)}
+
+
+def _score(network: nn.Module, image: BenchmarkImage, scale: int) -> Score:
+    sr = restore(network, image.lr)
+    luma = "grey" if image.grey else "y"
+    values = {
+        "psnr_y": psnr(sr, image.hr, shave=scale, channels=luma),
+        "psnr_rgb": psnr(sr, image.hr, shave=scale, channels="rgb"),
+        "ssim_y": ssim(sr, image.hr, shave=scale, channels=luma),
+    }
+    return Score(image.name, values, sr)
 
 
 def means(benchmark: str, scores: Iterable[Score]) -> dict[str, float]:

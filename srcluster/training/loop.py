@@ -1,18 +1,17 @@
 """The training loop of one worker. It knows no cluster: what goes in and out is passed to it."""
 
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import clip_grad_norm_
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from srcluster import models, objectives
 from srcluster.data.benchmarks import Benchmark
@@ -20,30 +19,36 @@ from srcluster.data.degradation import augment, degrade
 from srcluster.errors import UserError
 from srcluster.recipe import Optimizer, Recipe, RecipeError, Schedule
 from srcluster.training.checkpoint import State
-from srcluster.training.evaluation import Score, evaluate, means
+from srcluster.training.evaluation import evaluate_together
 from srcluster.training.precision import Precision, choose
+from srcluster.training.ranks import Ranks
 
 __all__ = ["Fit", "NonFiniteLossError", "Reporter", "Step", "fit", "learning_rate_factor", "make_optimizer"]
 
 
 class NonFiniteLossError(UserError):
-    """The loss became infinite or not a number."""
+    """The loss or its gradient became infinite or not a number."""
 
 
 class Reporter(Protocol):
     """What a training tells, and whom: Ray Tune, Ray Train, a terminal, a test."""
 
-    def report(self, step: int, metrics: dict[str, float], checkpoint: Path | None = None) -> None:
-        """Take metrics of a step, and the folder of a checkpoint if there is one; it is deleted afterwards."""
+    def report(self, step: int, metrics: dict[str, float]) -> None:
+        """Take metrics of a step; called on rank 0 alone."""
+
+    def checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        """Keep a checkpoint, which `write` writes to a folder; called on rank 0 alone."""
+
+    def leaving(self) -> bool:
+        """Whether this machine is about to be taken away; asked on all ranks equally often, with one answer."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What a training leaves: the best network, its metrics (`best/psnr_y/Set5`, ...) and scores by benchmark."""
+    """What a training leaves: the best network and its metrics, `best/psnr_y/Set5` and so on."""
 
     network: nn.Module
     metrics: dict[str, float]
-    scores: dict[str, list[Score]]
 
 
 def fit(
@@ -54,33 +59,39 @@ def fit(
     resume: Path | None = None,
     data_metrics: Callable[[], dict[str, float]] = dict,
 ) -> Fit:
-    """Train a network by its recipe.
+    """Train a network by its recipe, alone or as one of the ranks of torch.distributed's default group.
 
     Args:
         recipe: The run.
-        open_batches: Gives the batches from a step on: HR patches with their margin, B x 3 x H x W uint8.
+        open_batches: Gives this rank's share of the batches from a step on: HR patches with their margin,
+            B x 3 x H x W uint8.
         benchmarks: The first is followed during the run and decides which weights are best; all are measured at
-            the end.
+            the end. Each rank measures its share of the images.
         reporter: Is told metrics and checkpoints.
         resume: Folder of a checkpoint to continue from.
         data_metrics: What the source of the batches has to tell, asked whenever the loss is.
 
     Raises:
-        NonFiniteLossError: Training diverged; the last checkpoint is from before.
+        NonFiniteLossError: Training diverged, on all ranks; the last checkpoint is from before.
         CheckpointError: `resume` can't be continued from.
     """
     torch.manual_seed(recipe.seed)
-    precision = choose(recipe.precision)
+    ranks, precision = Ranks.present(), choose(recipe.precision)
     network = precision.prepare(models.build(recipe.model, recipe.scale), recipe.compile)
     state = State(network, make_optimizer(network, recipe.optimizer), average={})
     if resume:
         state.load(resume, recipe)
     elif recipe.ema:
         state.average = {name: weight.detach().clone() for name, weight in network.named_parameters()}
+    # Hours later is too late to learn that an evaluation fails.
+    for benchmark in benchmarks:
+        first = replace(benchmark, images=benchmark.images[:2])
+        evaluate_together(_with_weights(recipe, state.weights()), first, recipe.scale, ranks)
 
-    train = Step(recipe, state, precision)
+    train = Step(recipe, state, precision, ranks)
     batches = open_batches(state.step)
     meter = _Meter(recipe.data.batch, state.step)
+    saved = state.step
     while state.step < recipe.steps:
         with meter.waiting():
             hr = next(batches)
@@ -90,24 +101,25 @@ def fit(
             for every in (recipe.log_every_steps, recipe.evaluation.every_steps, recipe.checkpoint.every_steps)
         )
         if log or follow or save:
-            train.check()
-        if log:
+            train.check(saved)
+        if log and ranks.rank == 0:
             reporter.report(state.step, train.metrics() | meter.metrics(state.step) | data_metrics())
         if follow:
-            reporter.report(state.step, _follow(recipe, state, benchmarks[0]))
-        if save:
-            with tempfile.TemporaryDirectory() as folder:
-                state.save(Path(folder), recipe)
-                reporter.report(state.step, {}, Path(folder))
+            metrics = _follow(recipe, state, benchmarks[0], ranks)
+            if ranks.rank == 0:
+                reporter.report(state.step, metrics)
+        if save or (log and reporter.leaving()):
+            saved = state.step
+            if ranks.rank == 0:
+                reporter.checkpoint(saved, lambda folder: state.save(folder, recipe))
         if follow or save:
             meter.restart(state.step)
-    return _finish(recipe, state, benchmarks)
+    return _finish(recipe, state, benchmarks, ranks)
 
 
-def _follow(recipe: Recipe, state: State, benchmark: Benchmark) -> dict[str, float]:
+def _follow(recipe: Recipe, state: State, benchmark: Benchmark, ranks: Ranks) -> dict[str, float]:
     """Evaluate the weights as they are, and keep them if they are the best so far."""
-    network = _with_weights(recipe, state.weights())
-    metrics = means(benchmark.name, evaluate(network, benchmark, recipe.scale))
+    metrics = evaluate_together(_with_weights(recipe, state.weights()), benchmark, recipe.scale, ranks)
     score = f"psnr_y/{benchmark.name}"
     if metrics[score] > state.best.get(score, -math.inf):
         state.best = metrics | {"step": state.step}
@@ -115,13 +127,13 @@ def _follow(recipe: Recipe, state: State, benchmark: Benchmark) -> dict[str, flo
     return metrics
 
 
-def _finish(recipe: Recipe, state: State, benchmarks: Sequence[Benchmark]) -> Fit:
+def _finish(recipe: Recipe, state: State, benchmarks: Sequence[Benchmark], ranks: Ranks) -> Fit:
     network = _with_weights(recipe, state.best_weights or state.weights())
-    scores = {benchmark.name: evaluate(network, benchmark, recipe.scale) for benchmark in benchmarks}
     metrics = {"best/step": float(state.best.get("step", state.step))}
-    for name, of_benchmark in scores.items():
-        metrics |= {f"best/{key}": value for key, value in means(name, of_benchmark).items()}
-    return Fit(network, metrics, scores)
+    for benchmark in benchmarks:
+        values = evaluate_together(network, benchmark, recipe.scale, ranks)
+        metrics |= {f"best/{key}": value for key, value in values.items()}
+    return Fit(network, metrics)
 
 
 def _with_weights(recipe: Recipe, weights: dict[str, Tensor]) -> nn.Module:
@@ -172,33 +184,34 @@ def learning_rate_factor(schedule: Schedule, step: int, steps: int) -> float:
 
 
 class Step:
-    """One optimiser step, and the guard against a loss that is no number."""
+    """One optimiser step, and the guard against a loss or a gradient that is no number."""
 
-    def __init__(self, recipe: Recipe, state: State, precision: Precision):
-        self.recipe, self.state, self.precision = recipe, state, precision
+    def __init__(self, recipe: Recipe, state: State, precision: Precision, ranks: Ranks):
+        self.recipe, self.state, self.precision, self.ranks = recipe, state, precision, ranks
         self.objective = objectives.build(recipe.objective)
-        self.network = torch.compile(state.network) if recipe.compile else state.network
+        network = ranks.wrap(state.network)
+        self.network = torch.compile(network) if recipe.compile else network
         self.weights = list(state.network.parameters())
         self.averages = [state.average[name] for name, _ in state.network.named_parameters() if state.average]
         self.peak_lr = [group["lr"] for group in make_optimizer(state.network, recipe.optimizer).param_groups]
-        self.factor = 0.0
+        self.factor = self.loss = 0.0
         # Kept on the device: to look at each step's loss would make every step wait for the last.
-        self.loss = torch.zeros((), device=precision.device)
-        self.diverged_at = torch.full((), -1, dtype=torch.int64, device=precision.device)
+        self.last_loss = torch.zeros((), device=precision.device)
+        self.diverged_at = torch.full((), torch.inf, device=precision.device)
 
     def __call__(self, hr: Tensor) -> None:
         recipe, state = self.recipe, self.state
         hr = hr.to(self.precision.device, non_blocking=True)
         if recipe.data.augment:
-            seed = np.random.SeedSequence([recipe.seed, state.step]).generate_state(1).item()
-            hr = augment(hr, torch.Generator().manual_seed(seed))
+            hr = augment(hr, self._symmetries(len(hr)))
         lr, hr = degrade(hr, recipe.scale)
         with self.precision.autocast():
             sr = self.network(lr)
         loss = self.objective(sr.float(), hr)
         loss.backward()
+        norm = get_total_norm([weight.grad for weight in self.weights if weight.grad is not None])
         if recipe.clip_norm:
-            clip_grad_norm_(self.weights, recipe.clip_norm)
+            clip_grads_with_norm_(self.weights, recipe.clip_norm, norm)
         self.factor = learning_rate_factor(recipe.schedule, state.step, recipe.steps)
         for group, peak in zip(state.optimizer.param_groups, self.peak_lr, strict=True):
             group["lr"] = peak * self.factor
@@ -207,20 +220,37 @@ class Step:
         state.step += 1
         if self.averages:
             torch._foreach_lerp_(self.averages, self.weights, 1 - recipe.ema)
-        self.loss = loss.detach()
-        diverged = ~self.loss.isfinite() & (self.diverged_at < 0)
-        self.diverged_at = torch.where(diverged, state.step, self.diverged_at)
+        self.last_loss = loss.detach()
+        finite = self.last_loss.isfinite() & norm.isfinite()
+        self.diverged_at = torch.where(finite, self.diverged_at, self.diverged_at.clamp_max(state.step))
 
-    def check(self) -> None:
-        """Waits for the device. Raises NonFiniteLossError if any step's loss was not finite."""
-        if (step := int(self.diverged_at)) >= 0:
+    def _symmetries(self, share: int) -> Tensor:
+        """Three random bits for each of this rank's patches: its part of those of the whole batch."""
+        seed = np.random.SeedSequence([self.recipe.seed, self.state.step]).generate_state(1).item()
+        shape = 3, self.recipe.data.batch
+        bits = torch.randint(2, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.bool)
+        return bits[:, self.ranks.rank * share : (self.ranks.rank + 1) * share]
+
+    def check(self, saved: int) -> None:
+        """Wait for the device, and make sure, on all ranks at once, that training has not diverged.
+
+        Args:
+            saved: The step of the last checkpoint.
+
+        Raises:
+            NonFiniteLossError: The loss or the gradient of a step was not finite on one of the ranks.
+        """
+        losses, diverged = self.ranks.gather(torch.stack([self.last_loss, self.diverged_at])).unbind(1)
+        self.loss = losses.mean().item()
+        if (step := diverged.min().item()) < torch.inf:
             raise NonFiniteLossError(
-                f"the loss was not finite at step {step} (optimizer.lr={self.recipe.optimizer.lr:g}): lower the "
-                "learning rate, add warm-up, or set clip_norm"
+                f"the loss or its gradient was not finite at step {step:.0f} "
+                f"(optimizer.lr={self.recipe.optimizer.lr:g}): lower the learning rate, add warm-up, or set clip_norm; "
+                + (f"the last good checkpoint is of step {saved}" if saved else "there is no checkpoint yet")
             )
 
     def metrics(self) -> dict[str, float]:
-        return {"train/loss": float(self.loss), "train/lr": self.recipe.optimizer.lr * self.factor}
+        return {"train/loss": self.loss, "train/lr": self.recipe.optimizer.lr * self.factor}
 
 
 class _Meter:

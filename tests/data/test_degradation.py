@@ -35,7 +35,7 @@ def test_shrink_is_imresize(scale):
 
 def test_augment_draws_all_eight_symmetries():
     hr = torch.arange(4, dtype=torch.uint8).reshape(1, 1, 2, 2).expand(400, 3, 2, 2)
-    turned = augment(hr, torch.Generator().manual_seed(0))
+    turned = augment(hr, torch.rand(3, 400) < 0.5)
     seen = {tuple(patch[0].flatten().tolist()) for patch in turned}
     expected = {
         tuple(np.rot90(square, turns).flatten().tolist())
@@ -43,10 +43,3 @@ def test_augment_draws_all_eight_symmetries():
         for turns in range(4)
     }
     assert seen == expected
-
-
-def test_augment_is_repeatable():
-    hr = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
-    first, second, other = (augment(hr, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first, second)
-    assert not torch.equal(first, other)

@@ -1,0 +1,114 @@
+"""One run from its recipe to its result, whoever started it: data, training, storage and MLflow brought together."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from srcluster import models
+from srcluster.data import benchmarks
+from srcluster.data.benchmarks import Benchmark
+from srcluster.data.stream import Stream, open_stream
+from srcluster.figures import comparison_of
+from srcluster.models.saved import save_weights
+from srcluster.recipe import Interpolation, Recipe
+from srcluster.tracking import Run
+from srcluster.training.evaluation import evaluate, means, restore
+from srcluster.training.loop import Fit, fit
+from srcluster.training.ranks import Ranks
+from srcluster.training.store import RunStore
+
+__all__ = ["log_baseline", "train"]
+
+
+@dataclass(frozen=True)
+class _Reporter:
+    """All that rank 0 is told goes to MLflow, checkpoints to storage, and scores to whoever decides by them."""
+
+    run: Run | None
+    store: RunStore
+    tell: Callable[[int, dict[str, float]], None]
+    leaving: Callable[[], bool]
+
+    def report(self, step: int, metrics: dict[str, float]) -> None:
+        self.run.log(metrics, step)
+        # A scheduler that has seen enough ends this process while it is told.
+        self.run.flush()
+        self.tell(step, metrics)
+
+    def checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        self.store.save(step, write)
+
+
+def train(
+    recipe: Recipe,
+    run: Run | None,
+    store: RunStore,
+    tell: Callable[[int, dict[str, float]], None],
+    leaving: Callable[[], bool] = lambda: False,
+) -> dict[str, float]:
+    """Run or continue a recipe, alone or as one of several ranks.
+
+    Args:
+        recipe: The run.
+        run: Its run in MLflow, on rank 0; None on the others.
+        store: Where its files are.
+        tell: Is told metrics and their step, on rank 0.
+        leaving: See `Reporter`.
+
+    Returns:
+        The metrics of the best network, `best/psnr_y/Set5` and so on.
+
+    Raises:
+        UserError: It can't be trained or continued.
+    """
+    ranks = Ranks.present()
+    stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, rank=ranks.rank, world=ranks.world)
+    measured = [benchmarks.load(name, recipe.scale) for name in recipe.evaluation.benchmarks]
+    if run:
+        _describe(run, recipe, stream, measured)
+    try:
+        with store.latest() as resume:
+            result = fit(recipe, stream.batches, measured, _Reporter(run, store, tell, leaving), resume, stream.metrics)
+    finally:
+        store.close()
+    if run:
+        _keep(run, recipe, measured, result, store)
+    return result.metrics
+
+
+def _describe(run: Run, recipe: Recipe, stream: Stream, measured: list[Benchmark]) -> None:
+    run.text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "recipe.yaml")
+    run.dataset("shards", recipe.data.shards, stream.manifest.digest(), "train")
+    for benchmark in measured:
+        run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
+
+
+def _keep(run: Run, recipe: Recipe, measured: list[Benchmark], result: Fit, store: RunStore) -> None:
+    for benchmark in measured:
+        for image in benchmark.images[: recipe.evaluation.pictures]:
+            sr = restore(result.network, image.lr)
+            picture = comparison_of(image, {recipe.name: sr}, recipe.scale)
+            run.image_at(picture, f"{benchmark.name}/{image.name}", recipe.steps)
+    run.log(result.metrics, recipe.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder, "model.safetensors")
+        save_weights(model, result.network.state_dict(), recipe)
+        store.finish(model, result.metrics)
+
+
+def log_baseline(
+    experiment: str, recipe: Recipe, *, key: str = "bicubic", parent: str | None = None
+) -> dict[str, float]:
+    """Measure bicubic on the recipe's benchmarks, and log it as a run beside those of networks."""
+    spec = Interpolation(kernel="bicubic")
+    with Run.start(experiment, "bicubic", key=key, parent=parent, params={"model": spec.model_dump()}) as run:
+        metrics = {}
+        for name in recipe.evaluation.benchmarks:
+            benchmark = benchmarks.load(name, recipe.scale)
+            run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
+            metrics |= means(benchmark.name, evaluate(models.build(spec, recipe.scale), benchmark, recipe.scale))
+        run.log(metrics | {f"best/{key}": value for key, value in metrics.items()}, step=0)
+    return metrics

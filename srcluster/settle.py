@@ -1,0 +1,53 @@
+"""What a driver settles before anything starts on a cluster: where things are, and that they are there."""
+
+import functools
+import os
+from pathlib import Path
+
+from srcluster import storage, tracking
+from srcluster.data import benchmarks
+from srcluster.data.photos import data_folder
+from srcluster.pack import default_shards
+from srcluster.recipe import Recipe, recipe_from
+
+__all__ = ["home", "said", "settled"]
+
+
+def home(kind: str) -> str:
+    """The URL below which `kind` of results go, once MLflow and the store are known to answer.
+
+    Raises:
+        StorageError: SRCLUSTER_STORAGE can't be written to.
+        TrackingError: No MLflow server answers.
+    """
+    tracking.check()
+    url = storage.join(os.environ["SRCLUSTER_STORAGE"], kind)
+    storage.check(url, write=True)
+    return url
+
+
+def settled(recipe: Recipe) -> Recipe:
+    """The recipe with what `auto` and relative paths mean written out, so that it says all of itself."""
+    shards, measured = recipe.data.shards, recipe.evaluation.benchmarks
+    if shards == "auto":
+        shards = _shards_by_default(os.environ["SRCLUSTER_STORAGE"])
+    if measured == "auto":
+        measured = benchmarks.at_hand()
+    shards, *measured = (str(Path(name).resolve()) if Path(name).is_dir() else name for name in (shards, *measured))
+    values = {"data.shards": shards, "evaluation.benchmarks": measured}
+    return recipe_from(recipe.model_dump(mode="json"), values)
+
+
+# Asked of the store once for all trials of a sweep.
+_shards_by_default = functools.cache(default_shards)
+
+
+def said() -> dict[str, str]:
+    """What the cluster's processes are told of this one, as environment variables.
+
+    Credentials are not: they are the cluster's own, and what is said to a job can be read by whoever may see it.
+    """
+    words = {"SRCLUSTER_GIT_COMMIT": tracking.environment_tags().get("mlflow.source.git.commit", "")}
+    if folder := data_folder():
+        words["SRCLUSTER_DATA"] = str(folder.resolve())
+    return words

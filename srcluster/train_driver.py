@@ -1,0 +1,184 @@
+"""A training's driver: checks all that can be checked, hands the recipe to Ray Train, and concludes."""
+
+import logging
+import os
+import signal
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray import train
+from ray.train.torch import TorchTrainer
+from rich.console import Console
+from rich.table import Table
+
+from srcluster import session, settle, storage, tracking
+from srcluster.data import benchmarks
+from srcluster.data.stream import open_stream
+from srcluster.errors import UserError
+from srcluster.recipe import Recipe
+from srcluster.train_worker import Mailbox, work
+from srcluster.training.store import RunStore
+
+__all__ = ["EXPERIMENT", "Fleet", "TrainError", "run"]
+
+EXPERIMENT = "train"
+"""Of all trainings in MLflow, so that networks stand side by side."""
+
+
+class TrainError(UserError):
+    """A training that can't be finished."""
+
+
+@dataclass(frozen=True)
+class Fleet:
+    """The workers of a training: from `fewest` to `most`, of so many cores (0: an equal share), with a GPU or none."""
+
+    fewest: int
+    most: int
+    cpus: int
+    gpu: bool
+    retries: int
+
+
+def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
+    """Train a recipe, continue it, or say that it is finished.
+
+    Args:
+        recipe: What to train.
+        name: Of the run; by default it is made of the recipe's name and digest.
+        fleet: Who trains it.
+        address: Of the Ray cluster.
+
+    Returns:
+        Whether it came to its end: not, where it was interrupted.
+
+    Raises:
+        UserError: It can't be begun, continued or finished.
+    """
+    home = settle.home("runs")
+    recipe = settle.settled(recipe)
+    name = name or f"{recipe.name}-{recipe.digest()[:8]}"
+    store = RunStore(storage.join(home, name), recipe.checkpoint.keep)
+    _check(recipe, fleet)
+    store.claim(recipe)
+    if result := store.result():
+        print(f"{name} is finished; to train it again, give it another --name or seed")
+        _print_result(name, result, store)
+        return True
+    environment = tracking.environment_tags()
+    os.environ |= {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+    ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": settle.said()})
+    # A pod that is deleted, or `ray job stop`.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    params = recipe.model_dump(mode="json")
+    with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment) as run:
+        print(f"{name}: {recipe.steps} steps on Ray at {address}")
+        print(f"MLflow: {tracking.runs_page(run.experiment_id)}", flush=True)
+        bicubic = session.log_baseline(EXPERIMENT, recipe)
+        try:
+            outcome = _fit(recipe, name, fleet, home, run.id)
+        except KeyboardInterrupt:
+            run.end("KILLED")
+            return False
+        finally:
+            ray.shutdown()
+        if error := outcome.get("error"):
+            run.tag(**{"srcluster.error": error})
+            run.end("FAILED")
+            raise TrainError(error)
+        run.note(_markdown(outcome["metrics"], bicubic))
+    _print_result(name, outcome["metrics"], store, bicubic)
+    return True
+
+
+def _check(recipe: Recipe, fleet: Fleet) -> None:
+    """What can be known to fail is not to fail when GPUs are taken."""
+    for world in {fleet.fewest, fleet.most}:
+        open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, world=world)
+    for name in recipe.evaluation.benchmarks:
+        benchmarks.load(name, recipe.scale)
+
+
+def _fit(recipe: Recipe, name: str, fleet: Fleet, home: str, run_id: str) -> dict[str, Any]:
+    """Ray Train, its worker's lines printed as they come."""
+    mailbox = Mailbox.remote()
+    cpus = fleet.cpus or _equal_share(recipe, fleet)
+    resources = {"CPU": cpus} | ({"GPU": 1} if fleet.gpu else {})
+    trainer = TorchTrainer(
+        work,
+        train_loop_config={
+            "recipe": recipe.model_dump(mode="json"),
+            "store": storage.join(home, name),
+            "run": run_id,
+            "threads": cpus,
+            "mailbox": mailbox,
+        },
+        scaling_config=train.ScalingConfig(
+            num_workers=fleet.fewest if fleet.fewest == fleet.most else (fleet.fewest, fleet.most),
+            use_gpu=fleet.gpu,
+            resources_per_worker=resources,
+        ),
+        run_config=train.RunConfig(
+            name=name,
+            storage_path=home,
+            failure_config=train.FailureConfig(max_failures=fleet.retries),
+            logging_config=train.LoggingConfig(log_level="ERROR"),
+        ),
+    )
+    outcome: dict[str, Any] = {}
+
+    def fit() -> None:
+        try:
+            outcome.update(trainer.fit().return_value)
+        except train.TrainingFailedError as error:
+            outcome["error"] = _cause(error)
+        except Exception as error:
+            outcome["defect"] = error
+
+    # In a thread, since Ray Train takes Ctrl-C for itself where it can.
+    thread = threading.Thread(target=fit, daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(1)
+        for line in ray.get(mailbox.take.remote()):
+            print(line, flush=True)
+    if "defect" in outcome:
+        raise outcome["defect"]
+    return outcome
+
+
+def _equal_share(recipe: Recipe, fleet: Fleet) -> int:
+    if fleet.gpu:
+        return 1 + recipe.data.workers
+    return max(1, int(ray.cluster_resources().get("CPU", 0)) // fleet.most)
+
+
+def _cause(error: train.TrainingFailedError) -> str:
+    """The first worker's last words, of a training that was retried as often as it may be."""
+    failures = getattr(error, "worker_failures", {})
+    words = [str(failure).strip().splitlines()[-1] for _, failure in sorted(failures.items()) if str(failure).strip()]
+    logging.getLogger(__name__).debug("%s", error)
+    return f"the workers failed again and again, at last with: {(words or [str(error)])[0]}"
+
+
+def _print_result(name: str, metrics: dict[str, float], store: RunStore, bicubic: dict[str, float] | None = None):
+    scores = [key.removeprefix("best/") for key in metrics if key.startswith("best/psnr_y/")]
+    table = Table("", *(f"{score.partition('/')[2]} PSNR-Y, dB" for score in scores))
+    table.add_row(name, *(f"{metrics[f'best/{score}']:.2f}" for score in scores))
+    if bicubic:
+        table.add_row("bicubic", *(f"{bicubic[score]:.2f}" for score in scores))
+    Console().print(table)
+    print(f"the network: {storage.join(store.url, 'model.safetensors')}", flush=True)
+
+
+def _markdown(metrics: dict[str, float], bicubic: dict[str, float]) -> str:
+    scores = [key for key in bicubic if key.startswith("psnr_y/")]
+    rows = [
+        ["", *(f"{score.partition('/')[2]} PSNR-Y, dB" for score in scores)],
+        ["---"] * (len(scores) + 1),
+        ["best", *(f"{metrics[f'best/{score}']:.2f}" for score in scores)],
+        ["bicubic", *(f"{bicubic[score]:.2f}" for score in scores)],
+    ]
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)

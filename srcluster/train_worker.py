@@ -1,0 +1,80 @@
+"""One worker of a training, in its own process on the cluster: a session, as one of Ray Train's ranks."""
+
+import time
+from typing import Any
+
+import ray
+import torch
+from ray import train
+
+from srcluster import session
+from srcluster.errors import UserError
+from srcluster.recipe import Recipe
+from srcluster.tracking import Run
+from srcluster.training.checkpoint import CheckpointError
+from srcluster.training.loop import NonFiniteLossError
+from srcluster.training.store import RunStore
+
+__all__ = ["Mailbox", "work"]
+
+
+@ray.remote(num_cpus=0)
+class Mailbox:
+    """Lines from the workers, for the terminal of who started them."""
+
+    def __init__(self):
+        self.lines: list[str] = []
+
+    def put(self, line: str) -> None:
+        self.lines.append(line)
+
+    def take(self) -> list[str]:
+        lines, self.lines = self.lines, []
+        return lines
+
+
+def work(config: dict[str, Any]) -> dict[str, Any]:
+    """Run or continue a recipe with the other workers.
+
+    An error that comes on all ranks at once is returned: to try again would end the same. Anything else ends the
+    process, and Ray Train begins all workers anew, as many as there is room for.
+
+    Args:
+        config: recipe; store, the URL for the run's files; run, its id in MLflow; threads; and mailbox.
+
+    Returns:
+        On rank 0, the `metrics` of the best network, or the `error`.
+    """
+    context = train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    recipe = Recipe.model_validate(config["recipe"])
+    torch.set_num_threads(config["threads"])
+    store = RunStore(config["store"], recipe.checkpoint.keep)
+    run = Run.attach(config["run"]) if rank == 0 else None
+
+    def say(words: str) -> None:
+        config["mailbox"].put.remote(f"{time.strftime('%H:%M:%S')}  {words}")
+
+    def tell(step: int, metrics: dict[str, float]) -> None:
+        if "train/loss" in metrics:
+            say(
+                f"step {step:>7}   loss {metrics['train/loss']:.5f}   {metrics['train/patches_per_s']:.0f} patches/s   "
+                f"waiting for data {metrics['train/data_wait_share']:.1%}"
+            )
+        else:
+            say(f"step {step:>7}   " + "   ".join(f"{key} {value:.2f}" for key, value in metrics.items()))
+
+    try:
+        if run:
+            steps = store.steps()
+            begun = f"from step {steps[-1]}" if steps else "from its beginning"
+            say(f"{world} worker{'s' * (world > 1)} of {config['threads']} threads, {begun}")
+        return {"metrics": session.train(recipe, run, store, tell, lambda: train.get_preemption_info() is not None)}
+    except UserError as error:
+        if world > 1 and not isinstance(error, NonFiniteLossError | CheckpointError):
+            # The others wait for this rank, and only its death ends that.
+            raise
+        return {"error": str(error)}
+    finally:
+        if run:
+            run.close()

@@ -1,0 +1,46 @@
+"""The processes that train together, as torch.distributed knows them; alone, this is rank 0 of 1."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+__all__ = ["Ranks"]
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process, `rank` of `world`."""
+
+    rank: int
+    world: int
+
+    @classmethod
+    def present(cls) -> "Ranks":
+        if not distributed.is_initialized():
+            return cls(0, 1)
+        return cls(distributed.get_rank(), distributed.get_world_size())
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """The network with its gradients averaged over the ranks.
+
+        Batch norm takes its statistics over all ranks on GPUs, and over each rank's own patches on CPUs, where torch
+        knows no other.
+        """
+        if self.world == 1:
+            return network
+        return DistributedDataParallel(network, gradient_as_bucket_view=True)
+
+    def gather(self, values: Tensor) -> Tensor:
+        """Every rank's values, the same number each, on every rank: world x ..."""
+        if self.world == 1:
+            return values[None]
+        gathered = [torch.empty_like(values) for _ in range(self.world)]
+        distributed.all_gather(gathered, values.contiguous())
+        return torch.stack(gathered)
+
+    def share(self, items: Sequence) -> Sequence:
+        """This rank's of some items: every `world`-th."""
+        return items[self.rank :: self.world]
