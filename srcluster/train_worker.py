@@ -70,9 +70,10 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             begun = f"from step {steps[-1]}" if steps else "from its beginning"
             say(f"{world} worker{'s' * (world > 1)} of {config['threads']} threads, {begun}")
         return {"metrics": session.train(recipe, run, store, tell, lambda: train.get_preemption_info() is not None)}
-    except UserError as error:
-        if world > 1 and not isinstance(error, NonFiniteLossError | CheckpointError):
-            # The others wait for this rank, and only its death ends that.
+    except Exception as error:
+        say(f"worker {rank} of {world}: {type(error).__name__}: {error}")
+        if not isinstance(error, UserError if world == 1 else NonFiniteLossError | CheckpointError):
+            # Where the others wait for this rank, only its death ends that.
             raise
         return {"error": str(error)}
     finally:

@@ -3,15 +3,20 @@
 import itertools
 import os
 import socket
+import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from srcluster import local
+from srcluster.data import benchmarks
 
 
 @dataclass(frozen=True)
@@ -119,3 +124,52 @@ def data_sets() -> Path:
     if folder is None:
         pytest.skip("SRCLUSTER_DATA names no folder of benchmark pictures")
     return Path(folder)
+
+
+@dataclass(frozen=True)
+class Shell:
+    """Runs verbs as a person does, in a folder with an embedded cluster of its own and a small benchmark, `pieces`."""
+
+    home: Path
+    cluster: local.Cluster
+
+    def start(self, verb: str, *arguments: str) -> subprocess.Popen:
+        own = ("AWS_", "RAY_", "MLFLOW_", "SRCLUSTER_")
+        environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+        command = [sys.executable, "-m", verb, *arguments]
+        return subprocess.Popen(
+            command, cwd=self.home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def finish(self, process: subprocess.Popen) -> str:
+        """What it printed."""
+        printed, _ = process.communicate(timeout=240)
+        print(printed)
+        return printed
+
+    def wait_for(self, condition: Callable[[], bool], process: subprocess.Popen, timeout_s: float = 180) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert process.poll() is None, self.finish(process)
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("home")
+    (folder / "pieces").mkdir()
+    for image in benchmarks.load("Wheel3", 4).images[:2]:
+        Image.fromarray(image.hr[80:144, 120:184]).save(folder / "pieces" / f"{image.name}.png")
+    yield folder
+    local.stop(local.SERVICES, folder / ".srcluster", timeout_s=0)
+
+
+@pytest.fixture
+def shell(home, monkeypatch) -> Shell:
+    """This process is a client of the same cluster."""
+    monkeypatch.chdir(home)
+    cluster = local.up(home / ".srcluster")
+    for name, value in cluster.environment().items():
+        monkeypatch.setenv(name, value)
+    return Shell(home, cluster)

@@ -31,7 +31,14 @@ class Ranks:
         """
         if self.world == 1:
             return network
-        return DistributedDataParallel(network, gradient_as_bucket_view=True)
+        return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+
+    def agree(self, network: nn.Module) -> None:
+        """Give every rank the mean of the ranks' running statistics, which each has of its own patches."""
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                for statistic in (layer.running_mean, layer.running_var):
+                    statistic.copy_(self.gather(statistic).mean(0))
 
     def gather(self, values: Tensor) -> Tensor:
         """Every rank's values, the same number each, on every rank: world x ..."""
