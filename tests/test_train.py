@@ -1,9 +1,7 @@
 """Trainings under Ray Train, as a person starts them: finished, killed in every way, and elastic."""
 
-import os
 import signal
 import time
-from pathlib import Path
 
 import psutil
 import pytest
