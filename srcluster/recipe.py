@@ -13,10 +13,11 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import Field, Tag, ValidationError, model_validator
 
 from srcluster.errors import UserError
-from srcluster.validation import did_you_mean, explain, read_mapping, read_yaml
+from srcluster.recipe_objective import Objective, Pixel
+from srcluster.validation import Part, did_you_mean, explain, kind_or, read_mapping, read_yaml
 
 __all__ = [
     "SGD",
@@ -27,7 +28,6 @@ __all__ = [
     "Evaluation",
     "Interpolation",
     "Model",
-    "Objective",
     "Optimizer",
     "Recipe",
     "RecipeError",
@@ -46,18 +46,14 @@ class RecipeError(UserError):
     """A recipe or an override says something that can't be understood."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Interpolation(_Part):
+class Interpolation(Part):
     """No network: the baselines of every table, evaluated by the same code as the networks."""
 
     kind: Literal["interpolation"] = "interpolation"
     kernel: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
 
 
-class SRCNN(_Part):
+class SRCNN(Part):
     """Dong et al., "Image Super-Resolution Using Deep Convolutional Networks" (TPAMI 2016)."""
 
     kind: Literal["srcnn"]
@@ -76,7 +72,7 @@ class SRCNN(_Part):
         return self
 
 
-class Residual(_Part):
+class Residual(Part):
     """A trunk of residual blocks on the LR grid, then an upsampler.
 
     It is, by its settings:
@@ -133,7 +129,7 @@ class Residual(_Part):
 Model = Annotated[Interpolation | SRCNN | Residual, Field(discriminator="kind")]
 
 
-class Data(_Part):
+class Data(Part):
     """Where HR patches come from, and how many make a batch."""
 
     shards: str = "auto"
@@ -152,17 +148,10 @@ class Data(_Part):
     """The eight flips and quarter turns, at random."""
 
 
-class Objective(_Part):
-    """What training minimises."""
-
-    kind: Literal["mse", "l1", "charbonnier"] = "mse"
-    channels: Literal["rgb", "y"] = "rgb"
-
-
-class _Optimizer(_Part):
+class _Optimizer(Part):
     lr: float = Field(gt=0)
     """Learning rate; the peak of the schedule."""
-    layer_lr: dict[str, float] = {}
+    layer_lr: dict[str, float] = Field({})
     """Learning rates of their own for layers, by the beginning of their parameters' names."""
     weight_decay: float = Field(0.0, ge=0)
 
@@ -182,14 +171,10 @@ class SGD(_Optimizer):
     momentum: float = Field(0.9, ge=0, lt=1)
 
 
-def _optimizer_kind(value: Any) -> str:
-    return value.get("kind", "adam") if isinstance(value, Mapping) else getattr(value, "kind", "adam")
+Optimizer = Annotated[Annotated[Adam, Tag("adam")] | Annotated[SGD, Tag("sgd")], kind_or("adam")]
 
 
-Optimizer = Annotated[Annotated[Adam, Tag("adam")] | Annotated[SGD, Tag("sgd")], Discriminator(_optimizer_kind)]
-
-
-class Schedule(_Part):
+class Schedule(Part):
     """The learning rate over the steps, as a factor of the optimiser's."""
 
     kind: Literal["constant", "cosine", "step"] = "constant"
@@ -208,7 +193,7 @@ class Schedule(_Part):
         return self
 
 
-class Evaluation(_Part):
+class Evaluation(Part):
     """Benchmark PSNR during the run."""
 
     benchmarks: tuple[str, ...] | Literal["auto"] = "auto"
@@ -219,7 +204,7 @@ class Evaluation(_Part):
     """Images of each benchmark of which a comparison picture is kept."""
 
 
-class Checkpoint(_Part):
+class Checkpoint(Part):
     """How often a run can be continued from."""
 
     every_steps: int = Field(1000, ge=1)
@@ -227,7 +212,7 @@ class Checkpoint(_Part):
     """Latest checkpoints to keep."""
 
 
-class Recipe(_Part):
+class Recipe(Part):
     """One training run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
@@ -236,7 +221,7 @@ class Recipe(_Part):
     steps: int = Field(ge=0)
     model: Model
     data: Data = Data()
-    objective: Objective = Objective()
+    objective: Objective = Pixel()
     optimizer: Optimizer = Adam()
     schedule: Schedule = Schedule()
     precision: Literal["auto", "fp32", "bf16"] = "auto"

@@ -4,7 +4,7 @@ import functools
 import os
 from pathlib import Path
 
-from srcluster import storage, tracking
+from srcluster import objectives, storage, tracking
 from srcluster.data import benchmarks
 from srcluster.data.photos import data_folder
 from srcluster.pack import default_shards
@@ -27,19 +27,25 @@ def home(kind: str) -> str:
 
 
 def settled(recipe: Recipe) -> Recipe:
-    """The recipe with what `auto` and relative paths mean written out, so that it says all of itself."""
+    """The recipe with what `auto` and relative paths mean written out, so that it says all of itself.
+
+    Raises:
+        UserError: The weights that its objective needs are missing, or are not what it needs.
+    """
     shards, measured = recipe.data.shards, recipe.evaluation.benchmarks
     if shards == "auto":
         shards = _shards_by_default(os.environ["SRCLUSTER_STORAGE"])
     if measured == "auto":
         measured = benchmarks.at_hand()
     shards, *measured = (str(Path(name).resolve()) if Path(name).is_dir() else name for name in (shards, *measured))
-    values = {"data.shards": shards, "evaluation.benchmarks": measured}
+    objective = _settled_objective(recipe.objective).model_dump(mode="json")
+    values = {"data.shards": shards, "evaluation.benchmarks": measured, "objective": objective}
     return recipe_from(recipe.model_dump(mode="json"), values)
 
 
 # Asked of the store once for all trials of a sweep.
 _shards_by_default = functools.cache(default_shards)
+_settled_objective = functools.cache(objectives.settle)
 
 
 def said() -> dict[str, str]:

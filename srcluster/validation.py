@@ -2,16 +2,35 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, get_args
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, ValidationError
 from pydantic_core import ErrorDetails
 
 from srcluster.errors import UserError
 
-__all__ = ["did_you_mean", "explain", "read_mapping", "read_yaml"]
+__all__ = ["Part", "did_you_mean", "explain", "kind_or", "read_mapping", "read_yaml"]
+
+
+class Part(BaseModel):
+    """Part of what YAML says: it takes no key that it does not know, and does not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    def __hash__(self):
+        # pydantic's own takes no part that holds a dict.
+        return hash(self.model_dump_json())
+
+
+def kind_or(default: str) -> Discriminator:
+    """Which of several parts is meant, by its `kind`, which may be left out where it is the default."""
+
+    def kind(value: Any) -> Any:
+        return value.get("kind", default) if isinstance(value, Mapping) else getattr(value, "kind", default)
+
+    return Discriminator(kind)
 
 
 class _Loader(yaml.SafeLoader):

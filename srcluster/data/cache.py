@@ -1,4 +1,4 @@
-"""A folder on the local disk that keeps shards read from S3, for all processes of the machine.
+"""A folder on the local disk that keeps what was read from S3, for all processes of the machine.
 
 It is a property of the machine and not of an experiment, so the environment says it: SRCLUSTER_CACHE is the folder,
 SRCLUSTER_CACHE_GB how large it may become. Files are named by their SHA-256, so that data sets that share shards share
@@ -15,7 +15,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from srcluster import storage
 from srcluster.errors import UserError
 
 __all__ = ["Cache", "CacheError", "cache_for"]
@@ -36,14 +35,18 @@ class CacheError(UserError):
     """The cache that the environment asks for can't be had."""
 
 
-def cache_for(url: str) -> "Cache | None":
-    """The cache for the shards below a URL: None if they are local files, or SRCLUSTER_CACHE is not set.
+def cache_for(url: str, otherwise: Path | None = None) -> "Cache | None":
+    """The cache for what is at or below a URL: None if that is local files, or no folder is named.
+
+    Args:
+        url: Where the content comes from.
+        otherwise: The folder where SRCLUSTER_CACHE is not set.
 
     Raises:
         CacheError: The folder can't be written, or the limit is no number of gigabytes.
     """
-    folder = os.environ.get("SRCLUSTER_CACHE")
-    if not folder or not storage.is_s3(url):
+    folder = os.environ.get("SRCLUSTER_CACHE") or otherwise
+    if not folder or not url.startswith(("s3://", "https://", "http://")):
         return None
     said = os.environ.get("SRCLUSTER_CACHE_GB") or str(_DEFAULT_GB)
     try:
@@ -59,7 +62,7 @@ def cache_for(url: str) -> "Cache | None":
             pass
     except OSError as error:
         raise CacheError(
-            f"SRCLUSTER_CACHE names {folder}, which can't be written ({error.strerror}): name another, or unset it"
+            f"the cache {folder} can't be written ({error.strerror}): name another by SRCLUSTER_CACHE, or unset it"
         ) from error
     return cache
 

@@ -1,4 +1,4 @@
-"""Distances between pixels."""
+"""Objectives of pixels."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from srcluster.pixels.colour import luma
 
-__all__ = ["PixelObjective"]
+__all__ = ["PixelObjective", "central", "total_variation"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class PixelObjective:
     channels: str
 
     def __call__(self, sr: Tensor, hr: Tensor) -> Tensor:
-        hr = _central(hr, sr.shape[-2], sr.shape[-1])
+        hr = central(hr, sr.shape[-2], sr.shape[-1])
         if self.channels == "y":
             sr, hr = luma(*sr.unbind(1)), luma(*hr.unbind(1))
         match self.kind:
@@ -36,6 +36,17 @@ class PixelObjective:
         raise AssertionError(self.kind)
 
 
-def _central(images: Tensor, height: int, width: int) -> Tensor:
+def total_variation(sr: Tensor, hr: Tensor) -> Tensor:
+    """The mean, over pixels and channels, of dx^2 + dy^2: the squared differences to the next pixel.
+
+    That is the regulariser of Mahendran and Vedaldi, "Understanding Deep Image Representations by Inverting Them" (CVPR
+    2015), with beta = 2, as Johnson et al. (2016, section 3.2) use it, but a mean instead of a sum, so that its weight
+    does not depend on the size of the patches. HR plays no part.
+    """
+    return (sr[..., :, 1:] - sr[..., :, :-1]).square().mean() + (sr[..., 1:, :] - sr[..., :-1, :]).square().mean()
+
+
+def central(images: Tensor, height: int, width: int) -> Tensor:
+    """The central part of images, ... x H x W, that is of this size."""
     top, left = (images.shape[-2] - height) // 2, (images.shape[-1] - width) // 2
     return images[..., top : top + height, left : left + width]

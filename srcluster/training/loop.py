@@ -189,7 +189,7 @@ class Step:
 
     def __init__(self, recipe: Recipe, state: State, precision: Precision, ranks: Ranks):
         self.recipe, self.state, self.precision, self.ranks = recipe, state, precision, ranks
-        self.objective = objectives.build(recipe.objective)
+        self.objective = objectives.build(recipe.objective, precision.device, precision.dtype)
         network = ranks.wrap(state.network)
         self.network = torch.compile(network) if recipe.compile else network
         self.weights = list(state.network.parameters())

@@ -152,6 +152,8 @@ def test_several_processes_share_it(tmp_path, work, most):
 def test_the_environment_decides(tmp_path, monkeypatch):
     monkeypatch.delenv("SRCLUSTER_CACHE", raising=False)
     assert cache_for("s3://bucket/shards") is None
+    assert cache_for("s3://bucket/file", tmp_path).folder == cache_for("https://host/file", tmp_path).folder == tmp_path
+    assert cache_for("/a/folder", tmp_path) is None
     monkeypatch.setenv("SRCLUSTER_CACHE", str(tmp_path / "cache"))
     assert cache_for("/a/folder") is None
     assert cache_for("s3://bucket/shards") == Cache(tmp_path / "cache", 20_000 * MB)
@@ -170,5 +172,5 @@ def test_a_limit_that_is_none(tmp_path, monkeypatch, said):
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("SRCLUSTER_CACHE", str(tmp_path / "file"))
-    with pytest.raises(CacheError, match=r"can't be written .*: name another, or unset it"):
+    with pytest.raises(CacheError, match=r"can't be written .*: name another by SRCLUSTER_CACHE, or unset it"):
         cache_for("s3://bucket/shards")

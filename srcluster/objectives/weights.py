@@ -1,0 +1,163 @@
+"""The weights of VGG16: found, fetched once a node, and checked before anything depends on them."""
+
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from srcluster import storage
+from srcluster.data.cache import cache_for
+from srcluster.data.download import DownloadError, download
+from srcluster.errors import UserError
+from srcluster.recipe_objective import VGG, VGG16_LAYERS
+
+__all__ = ["WeightsError", "convolutions", "read"]
+
+_FILE = "vgg16-397923af.pth"
+"""What torchvision's file is called by its host, and so by `srcluster.fetch vgg16`."""
+
+_SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
+
+_GET = "get the whole file with `python -m srcluster.fetch vgg16 --to DIR` (a folder, or s3://bucket/weights)"
+
+
+class WeightsError(UserError):
+    """The weights that an objective asks for can't be had, or are not those of VGG16."""
+
+
+def read(spec: VGG) -> tuple[VGG, dict[str, Tensor]]:
+    """The weights that a specification asks for, checked.
+
+    From S3 or the web a file is fetched once by all processes of a node: it stays in the folder that SRCLUSTER_CACHE
+    names, or else in ~/.cache/srcluster.
+
+    Returns:
+        The specification with what `auto` and relative paths mean written out, and the SHA-256 of what was read; and
+        float32 tensors by name, `conv1_1.weight` (out x in x 3 x 3), `conv1_1.bias` (out) and so on, up to the deepest
+        layer that it names.
+
+    Raises:
+        WeightsError: There is no such file, it is not the one that its SHA-256 says, it does not reach the layer, is
+            not of VGG16, or does not say which input it wants.
+        StorageError: It can't be read.
+        CacheError: The cache can't be written.
+    """
+    url = _find() if spec.weights == "auto" else spec.weights
+    content = _content(url, spec.sha256 or (_SHA256 if url.rpartition("/")[2] == _FILE else None))
+    sha256 = hashlib.sha256(content).hexdigest()
+    normalization = spec.normalization
+    if normalization == "auto":
+        if sha256 != _SHA256:
+            raise WeightsError(
+                f"{url} does not say which input it wants: set objective.normalization to torchvision (RGB in [0, 1], "
+                "normalised) or caffe (RGB in [0, 255] less its mean, as the original weights want it)"
+            )
+        normalization = "torchvision"
+    tensors = _checked(_parse(content, url), url, spec.layers)
+    said = {"weights": _absolute(url), "normalization": normalization, "sha256": sha256}
+    return spec.model_copy(update=said), tensors
+
+
+def convolutions() -> Iterator[tuple[str, int, tuple[int, int]]]:
+    """Each convolution of VGG16: its name, its index in torchvision's `features`, its channels in and out."""
+    channels = 3
+    for position, name in enumerate(VGG16_LAYERS):
+        if name.startswith("conv"):
+            block = int(name[4])
+            out = 64 * 2 ** min(block - 1, 3)
+            # A pooling stands after each block.
+            yield name, position + block - 1, (channels, out)
+            channels = out
+
+
+def _find() -> str:
+    """The file that `auto` means."""
+    named, data, home = (os.environ.get(f"SRCLUSTER_{name}") for name in ("WEIGHTS", "DATA", "STORAGE"))
+    places = [storage.join(place, _FILE) for place in (named, data, home and storage.join(home, "weights")) if place]
+    if named and Path(named).is_file():
+        return named
+    for place in places:
+        if storage.exists(place):
+            return place
+    raise WeightsError(
+        f"objective.weights: there is no {' nor '.join(places) or _FILE}: {_GET} and name DIR by SRCLUSTER_WEIGHTS, or "
+        "name a file of your own by objective.weights"
+    )
+
+
+def _absolute(url: str) -> str:
+    return str(Path(url).resolve()) if Path(url).is_file() else url
+
+
+def _content(url: str, sha256: str | None) -> bytes:
+    """The file: from here, or through the node's cache, which is keyed by its SHA-256."""
+
+    def fetch() -> bytes:
+        content = _from_web(url) if url.startswith(("http://", "https://")) else storage.read(url)
+        found = hashlib.sha256(content).hexdigest()
+        if sha256 not in (None, found):
+            raise WeightsError(f"{url} has SHA-256 {found}, and should have {sha256}: fetch it again, or name another")
+        return content
+
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    cache = cache_for(url, otherwise=home / "srcluster")
+    if cache is None:
+        return fetch()
+    if sha256:
+        return cache.read(sha256, fetch)
+    content = fetch()
+    return cache.read(hashlib.sha256(content).hexdigest(), lambda: content)
+
+
+def _from_web(url: str) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "weights")
+        try:
+            download(url, path)
+        except DownloadError as error:
+            raise WeightsError(f"{_GET} where there is a way to it, and name that: {error}") from error
+        return path.read_bytes()
+
+
+def _parse(content: bytes, url: str) -> Mapping[str, Tensor]:
+    """The tensors of a file of either format; no code that it may hold is run."""
+    try:
+        if url.endswith(".safetensors"):
+            return safetensors.torch.load(content)
+        tensors = torch.load(io.BytesIO(content), "cpu", weights_only=True)
+    except Exception as error:
+        # Whatever comes to pass where bytes that mean nothing are taken for a pickle's.
+        raise WeightsError(f"{url} is damaged, or no file of weights (.pth or .safetensors): {_GET}") from error
+    named = isinstance(tensors, Mapping) and all(isinstance(name, str) for name in tensors)
+    if not named or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+        raise WeightsError(f"{url} is no state dict, which is tensors by name: {_GET}")
+    return tensors
+
+
+def _checked(tensors: Mapping[str, Tensor], url: str, layers: Mapping[str, float]) -> dict[str, Tensor]:
+    """What the layers need of a file, renamed."""
+    table = {f"features.{index}": (name, channels) for name, index, channels in convolutions()}
+    for key in tensors:
+        if key.startswith("features.") and key.rpartition(".")[0] not in table:
+            raise WeightsError(f"{url} is not of VGG16, which has no {key} (VGG19 and others have): {_GET}")
+    deepest = max(layers, key=VGG16_LAYERS.index)
+    wanted = {}
+    for prefix, (name, (channels_in, channels_out)) in table.items():
+        if VGG16_LAYERS.index(name) > VGG16_LAYERS.index(deepest):
+            break
+        for part, shape in (("weight", (channels_out, channels_in, 3, 3)), ("bias", (channels_out,))):
+            tensor = tensors.get(f"{prefix}.{part}")
+            if tensor is None:
+                raise WeightsError(f"{url} has no {prefix}.{part} ({name}), which {deepest} needs: {_GET}")
+            if tensor.shape != shape:
+                raise WeightsError(
+                    f"{prefix}.{part} of {url} is {tuple(tensor.shape)}, and VGG16's {name} is {shape}: {_GET}"
+                )
+            wanted[f"{name}.{part}"] = tensor.float()
+    return wanted
