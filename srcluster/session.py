@@ -64,19 +64,31 @@ def train(
     Raises:
         UserError: It can't be trained or continued.
     """
-    ranks = Ranks.present()
+    ranks = Ranks.present(recipe.data.batch)
+    if ranks.stands_by:
+        return _stand_by(recipe, store, leaving)
     stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, rank=ranks.rank, world=ranks.world)
     measured = [benchmarks.load(name, recipe.scale) for name in recipe.evaluation.benchmarks]
     if run:
         _describe(run, recipe, stream, measured)
     try:
         with store.latest() as resume:
-            result = fit(recipe, stream.batches, measured, _Reporter(run, store, tell, leaving), resume, stream.metrics)
+            reporter = _Reporter(run, store, tell, leaving)
+            result = fit(recipe, stream.batches, measured, reporter, ranks, resume, stream.metrics)
     finally:
         store.close()
     if run:
         _keep(run, recipe, measured, result, store)
     return result.metrics
+
+
+def _stand_by(recipe: Recipe, store: RunStore, leaving: Callable[[], bool]) -> dict[str, float]:
+    """Answer, as the loop does, on a rank that has no part of the batch, for as long as the others train."""
+    begun = max(store.steps(), default=0)
+    for step in range(begun + 1, recipe.steps):
+        if step % recipe.log_every_steps == 0 and step % recipe.checkpoint.every_steps:
+            leaving()
+    return {}
 
 
 def _describe(run: Run, recipe: Recipe, stream: Stream, measured: list[Benchmark]) -> None:

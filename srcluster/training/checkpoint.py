@@ -31,6 +31,8 @@ class State:
     average: dict[str, Tensor]
     """Moving average of the weights; empty where the recipe keeps none."""
     step: int = 0
+    history: list[tuple[int, int]] = field(default_factory=list)
+    """(ranks, steps) of each part of the run so far, in turn: which samples were read depends on it."""
     best: dict[str, float] = field(default_factory=dict)
     """Metrics of the best evaluation so far, `step` among them."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -39,6 +41,16 @@ class State:
         """The weights to evaluate and to keep: the average, if there is one."""
         return {**self.network.state_dict(), **self.average}
 
+    def advance(self, ranks: int) -> None:
+        """Count a step that so many ranks took."""
+        self.step += 1
+        parts = self.history
+        if parts and parts[-1][0] == ranks:
+            ranks, steps = parts.pop()
+        else:
+            steps = 0
+        parts.append((ranks, steps + 1))
+
     def save(self, folder: Path, recipe: Recipe) -> None:
         """Write the state to a folder, which is made."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +58,7 @@ class State:
         save_weights(folder / "average.safetensors", self.average, recipe)
         save_weights(folder / "best.safetensors", self.best_weights, recipe)
         torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
-        facts = {"step": self.step, "best": self.best, "recipe": recipe.digest()}
+        facts = {"step": self.step, "history": self.history, "best": self.best, "recipe": recipe.digest()}
         (folder / "state.json").write_text(json.dumps(facts))
 
     def load(self, folder: Path, recipe: Recipe) -> None:
@@ -67,8 +79,9 @@ class State:
             self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", device, weights_only=True))
             self.average = load_weights(folder / "average.safetensors", device)
             self.best_weights = load_weights(folder / "best.safetensors", device)
+            self.step, self.best = facts["step"], facts["best"]
+            self.history = [(ranks, steps) for ranks, steps in facts["history"]]
         except (OSError, ValueError, KeyError, RuntimeError, ModelError) as error:
             raise CheckpointError(
                 f"the checkpoint {folder} is damaged ({error}); continue from an older one"
             ) from error
-        self.step, self.best = facts["step"], facts["best"]

@@ -53,21 +53,23 @@ class Fit:
 
 def fit(
     recipe: Recipe,
-    open_batches: Callable[[int], Iterator[Tensor]],
+    open_batches: Callable[[int, Sequence[tuple[int, int]]], Iterator[Tensor]],
     benchmarks: Sequence[Benchmark],
     reporter: Reporter,
+    ranks: Ranks,
     resume: Path | None = None,
     data_metrics: Callable[[], dict[str, float]] = dict,
 ) -> Fit:
-    """Train a network by its recipe, alone or as one of the ranks of torch.distributed's default group.
+    """Train a network by its recipe, alone or as one of several ranks.
 
     Args:
         recipe: The run.
-        open_batches: Gives this rank's share of the batches from a step on: HR patches with their margin,
-            B x 3 x H x W uint8.
+        open_batches: Gives this rank's share of the batches from a step on, given (ranks, steps) of each part of the
+            run until then: HR patches with their margin, B x 3 x H x W uint8.
         benchmarks: The first is followed during the run and decides which weights are best; all are measured at
             the end. Each rank measures its share of the images.
         reporter: Is told metrics and checkpoints.
+        ranks: Who trains.
         resume: Folder of a checkpoint to continue from.
         data_metrics: What the source of the batches has to tell, asked whenever the loss is.
 
@@ -76,7 +78,7 @@ def fit(
         CheckpointError: `resume` can't be continued from.
     """
     torch.manual_seed(recipe.seed)
-    ranks, precision = Ranks.present(), choose(recipe.precision)
+    precision = choose(recipe.precision)
     network = precision.prepare(models.build(recipe.model, recipe.scale), recipe.compile)
     state = State(network, make_optimizer(network, recipe.optimizer), average={})
     if resume:
@@ -89,7 +91,7 @@ def fit(
         evaluate_together(_with_weights(recipe, state.weights()), first, recipe.scale, ranks)
 
     train = Step(recipe, state, precision, ranks)
-    batches = open_batches(state.step)
+    batches = open_batches(state.step, state.history)
     meter = _Meter(recipe.data.batch, state.step)
     saved = state.step
     while state.step < recipe.steps:
@@ -218,7 +220,7 @@ class Step:
             group["lr"] = peak * self.factor
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
-        state.step += 1
+        state.advance(self.ranks.world)
         if self.averages:
             torch._foreach_lerp_(self.averages, self.weights, 1 - recipe.ema)
         self.last_loss = loss.detach()

@@ -12,16 +12,24 @@ __all__ = ["Ranks"]
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process, `rank` of `world`."""
+    """This process, `rank` of `world`; a rank that the batch can't be divided over as well is beyond `world`."""
 
     rank: int
     world: int
+    group: distributed.ProcessGroup | None = None
 
     @classmethod
-    def present(cls) -> "Ranks":
+    def present(cls, batch: int) -> "Ranks":
+        """The ranks there are: as many as share a batch of so many patches evenly."""
         if not distributed.is_initialized():
             return cls(0, 1)
-        return cls(distributed.get_rank(), distributed.get_world_size())
+        there = distributed.get_world_size()
+        world = max(number for number in range(1, there + 1) if batch % number == 0)
+        return cls(distributed.get_rank(), world, distributed.new_group(range(world)) if world < there else None)
+
+    @property
+    def stands_by(self) -> bool:
+        return self.rank >= self.world
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network with its gradients averaged over the ranks.
@@ -31,7 +39,9 @@ class Ranks:
         """
         if self.world == 1:
             return network
-        return DistributedDataParallel(network, broadcast_buffers=False, gradient_as_bucket_view=True)
+        return DistributedDataParallel(
+            network, process_group=self.group, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
     def agree(self, network: nn.Module) -> None:
         """Give every rank the mean of the ranks' running statistics, which each has of its own patches."""
@@ -45,7 +55,7 @@ class Ranks:
         if self.world == 1:
             return values[None]
         gathered = [torch.empty_like(values) for _ in range(self.world)]
-        distributed.all_gather(gathered, values.contiguous())
+        distributed.all_gather(gathered, values.contiguous(), self.group)
         return torch.stack(gathered)
 
     def share(self, items: Sequence) -> Sequence:

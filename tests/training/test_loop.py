@@ -20,7 +20,9 @@ from srcluster.recipe import Interpolation, Recipe, RecipeError, Schedule, recip
 from srcluster.training.checkpoint import CheckpointError
 from srcluster.training.evaluation import evaluate, means
 from srcluster.training.loop import NonFiniteLossError, fit, learning_rate_factor
+from srcluster.training.ranks import Ranks
 
+ALONE = Ranks(0, 1)
 CURVE = Path(__file__).with_name("srcnn_curve.json")
 
 
@@ -79,7 +81,7 @@ def recipe(shards: str, **changes) -> Recipe:
 def run(recipe, pieces, folder, resume=None):
     stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed)
     recorder = Recorder(folder)
-    return fit(recipe, stream.batches, [pieces], recorder, resume), recorder
+    return fit(recipe, stream.batches, [pieces], recorder, ALONE, resume), recorder
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -188,10 +190,10 @@ def test_the_stream_is_asked_for_the_right_position(shards, pieces, tmp_path):
     run(whole, pieces, tmp_path / "whole")
     asked = []
 
-    def batches(start):
-        asked.append(start)
-        return open_stream(whole.data, scale=4, seed=0).batches(start)
+    def batches(start, history):
+        asked.append((start, history))
+        return open_stream(whole.data, scale=4, seed=0).batches(start, history)
 
-    fit(whole, batches, [pieces], Recorder(tmp_path / "again"), tmp_path / "whole" / "8")
-    assert asked == [8]
-    assert len(list(islice(batches(0), 2))) == 2
+    fit(whole, batches, [pieces], Recorder(tmp_path / "again"), ALONE, tmp_path / "whole" / "8")
+    assert asked == [(8, [(1, 8)])]
+    assert len(list(islice(batches(0, []), 2))) == 2
