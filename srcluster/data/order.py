@@ -7,23 +7,29 @@ a reader shuffles again over a window of several shards.
 
 Remainder rule: with R readers and N samples, each reader takes N // R of them; the N mod R last of an epoch's order
 are left out of it, others each epoch.
+
+The number of ranks may change at any batch. What is left of an epoch is then divided anew, by the same rules, between
+the readers there are; a sample of which any patch was used counts as read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
+from typing import TypeAlias
 
 import numpy as np
 
-__all__ = ["Order"]
+__all__ = ["Before", "Order", "resharded"]
+
+Before: TypeAlias = Mapping[int, Sequence[Sequence[int]]]
+"""What was read of an epoch before the readers changed: for each change, in turn, how many samples each of the readers
+until then had read."""
 
 
 @dataclass(frozen=True)
 class Order:
     """Which samples a reader reads, in which order.
-
-    The number of readers may change in the middle of an epoch. What was read of it until then is said by `before`:
-    for each change, in turn, how many samples each of the readers until then had read. The samples that are left are
-    divided anew, by the same rule.
 
     Args:
         samples: How many samples each shard has.
@@ -39,13 +45,8 @@ class Order:
     readers: int
     window: int
 
-    @property
-    def per_epoch(self) -> int:
-        """Samples a reader reads in a whole epoch; the same for each."""
-        return sum(self.samples) // self.readers
-
     def epoch(self, epoch: int, before: Sequence[Sequence[int]] = ()) -> list[list[tuple[int, int]]]:
-        """This reader's (shard, index in it) pairs of an epoch, window by window."""
+        """This reader's (shard, index in it) pairs of an epoch, window by window, after what was read `before`."""
         shards = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
         sizes = np.take(self.samples, shards)
         ends = np.cumsum(sizes)
@@ -77,16 +78,65 @@ class Order:
         return shuffled
 
     def since(
-        self, start: int, epoch: int = 0, before: Sequence[Sequence[int]] = ()
+        self, start: int, epoch: int = 0, before: Before | None = None
     ) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """(epoch, window) for ever, from the `start`-th sample on that this reader reads after `before` of `epoch`."""
-        left = (sum(self.samples) - sum(map(sum, before))) // self.readers
-        if start >= left:
-            passed, start = divmod(start - left, self.per_epoch)
-            epoch, before = epoch + 1 + passed, ()
+        """(epoch, window) for ever, from the `start`-th sample on that this reader reads from `epoch` on."""
+        before = before or {}
+        *_, (epoch, start) = _by_epoch(start, epoch, before, sum(self.samples), self.readers)
         while True:
-            for window in self.epoch(epoch, before):
+            for window in self.epoch(epoch, before.get(epoch, ())):
                 if window[start:]:
                     yield epoch, window[start:]
                 start = max(start - len(window), 0)
-            epoch, before = epoch + 1, ()
+            epoch += 1
+
+
+def _by_epoch(number: int, epoch: int, before: Before, samples: int, readers: int) -> Iterator[tuple[int, int]]:
+    """(epoch, how many samples of it) for the first `number` that a reader reads; it stands in the last of them."""
+    while number >= (share := (samples - sum(map(sum, before.get(epoch, ())))) // readers):
+        yield epoch, share
+        epoch, number = epoch + 1, number - share
+    yield epoch, number
+
+
+def resharded(
+    samples: int,
+    history: Sequence[tuple[int, int]],
+    start: int,
+    world: int,
+    *,
+    batch: int,
+    workers: int,
+    patches_per_sample: int,
+) -> tuple[int, int, Before]:
+    """Where a run stands whose number of ranks has changed.
+
+    Args:
+        samples: Of an epoch.
+        history: (ranks, batches) of each part of the run, in turn. What is missing up to `start` was read by as many
+            ranks as there are now.
+        start: The batch to go on with, counted from the beginning of the run.
+        world: Ranks there are now.
+        batch: Patches of all ranks together.
+        workers: Readers of a rank; number w of them makes the batches w, w + workers, ...
+        patches_per_sample: Cut from a sample by the reader that begins it.
+
+    Returns:
+        The batch at which there came to be as many ranks as there are now, the first epoch that was not over then, and
+        what had been read of it and of those after it, which some readers may have reached.
+    """
+    parts = [part for part in history if part[1]]
+    parts.append((world, start - sum(number for _, number in parts)))
+    assert parts[-1][1] >= 0, "a history ends where the run goes on, or before"
+    merged = [(ranks, sum(number for _, number in same)) for ranks, same in groupby(parts, itemgetter(0))]
+    begin, epoch, before = 0, 0, {}
+    for ranks, number in merged[:-1]:
+        steps = range(begin, begin + number)
+        patches = [len(steps[(worker - begin) % workers :: workers]) * (batch // ranks) for worker in range(workers)]
+        # Rounded up: a sample that was begun counts as read.
+        read = [-(-each // patches_per_sample) for each in patches]
+        counts = [dict(_by_epoch(each, epoch, before, samples, ranks * workers)) for each in read]
+        for later in sorted(set().union(*counts)):
+            before[later] = [*before.get(later, ()), [count.get(later, 0) for count in counts] * ranks]
+        begin, epoch = steps.stop, min(map(max, counts))
+    return begin, epoch, before

@@ -10,11 +10,11 @@ import hashlib
 import io
 import logging
 import struct
-from collections.abc import Iterator
+import tarfile
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
-import webdataset
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
@@ -23,7 +23,7 @@ from srcluster import storage
 from srcluster.data.ahead import ahead
 from srcluster.data.cache import Cache, cache_for
 from srcluster.data.degradation import margin
-from srcluster.data.order import Order
+from srcluster.data.order import Before, Order, resharded
 from srcluster.data.shards import Manifest, ShardError, load_manifest
 from srcluster.errors import UserError
 from srcluster.recipe import Data
@@ -44,8 +44,8 @@ _DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Deco
 
 _log = logging.getLogger(__name__)
 
-Encoded = list[tuple[str, bytes]]
-"""The samples of a shard: (file ending, content)."""
+Encoded = list[tuple[str, memoryview]]
+"""The samples of a shard: (file ending, content), views of its bytes."""
 
 
 class _Samples:
@@ -94,8 +94,11 @@ class _Samples:
             )
 
         content = self.cache.read(entry.sha256, fetch) if self.cache else fetch()
-        files = webdataset.tariterators.tar_file_iterator(io.BytesIO(content))
-        return [(file["fname"].rpartition(".")[2], file["data"]) for file in files]
+        view = memoryview(content)
+        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as files:
+            return [
+                (file.name.rpartition(".")[2], view[file.offset_data : file.offset_data + file.size]) for file in files
+            ]
 
     def image(self, shard: int, index: int, shards: dict[int, Encoded]) -> np.ndarray:
         """A sample, H x W x 3 uint8; in place of one that does not decode, the next of its shard that does."""
@@ -133,12 +136,12 @@ class _Samples:
         return storage.join(self.url, self.manifest.shards[shard].name)
 
 
-def _decode(ending: str, content: bytes, shortest_side: int) -> np.ndarray:
+def _decode(ending: str, content: memoryview, shortest_side: int) -> np.ndarray:
     """H x W x 3 uint8 of a sample; one of _DAMAGES is raised if it is anything else."""
     if ending == "npy":
         image = np.load(io.BytesIO(content), allow_pickle=False)
     else:
-        picture = Image.open(io.BytesIO(content))
+        picture = Image.open(io.BytesIO(content), formats=[Image.registered_extensions()[f".{ending}"]])
         # To convert what is RGB already is to copy it.
         image = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
     if image.dtype != np.uint8 or image.shape[2:] != (3,) or min(image.shape[:2]) < shortest_side:
@@ -166,7 +169,7 @@ class Stream(IterableDataset):
         self.side = data.patch + 2 * margin(scale)
         self.batch = data.batch // world
         self.readers = world * max(1, data.workers)
-        self.start = 0
+        self.start, self.history = 0, ()
         self.cache = cache_for(url)
         # Shared by the rank's loader processes, each of which marks what it finds.
         self.corrupt = torch.zeros(manifest.samples, dtype=torch.bool).share_memory_()
@@ -188,28 +191,39 @@ class Stream(IterableDataset):
         workers = max(1, self.data.workers)
         # The loader asks its workers in turn, beginning with number 0, wherever the stream begins.
         worker = (self.start + (info.id if info else 0)) % workers
-        done = (self.start - worker + workers - 1) // workers
-        flat = self._patches(self.rank * workers + worker, done * self.batch)
+        begin, epoch, before = resharded(
+            self.manifest.samples,
+            self.history,
+            self.start,
+            self.world,
+            batch=self.data.batch,
+            workers=workers,
+            patches_per_sample=self.data.patches_per_sample,
+        )
+        done = len(range(begin + (worker - begin) % workers, self.start, workers))
+        flat = self._patches(self.rank * workers + worker, done * self.batch, epoch, before)
         try:
             while True:
-                batch = np.stack([next(flat) for _ in range(self.batch)])
-                yield torch.from_numpy(batch).permute(0, 3, 1, 2).contiguous()
+                batch = np.empty((self.batch, 3, self.side, self.side), np.uint8)
+                for patch in batch:
+                    patch[:] = next(flat).transpose(2, 0, 1)
+                yield torch.from_numpy(batch)
         except UserError as error:
             if info is None:
                 raise
             # Raised here, it would reach the training process with a traceback for a message.
             yield error
 
-    def _patches(self, reader: int, start: int) -> Iterator[np.ndarray]:
-        """One reader's patches, from its `start`-th on."""
+    def _patches(self, reader: int, start: int, epoch: int, before: Before) -> Iterator[np.ndarray]:
+        """One reader's patches, from the `start`-th on that it reads from `epoch` on, after what was read `before`."""
         counts = tuple(shard.samples for shard in self.manifest.shards)
         order = Order(counts, self.seed, reader, self.readers, self.data.shuffle_shards)
         samples = _Samples(self.url, self.manifest, self.cache, self.corrupt)
         first, skip = divmod(start, self.data.patches_per_sample)
-        for epoch, window, shards in ahead(samples.read(order.since(first)), 1):
+        for now, window, shards in ahead(samples.read(order.since(first, epoch, before)), 1):
             for shard, index in window:
                 image = samples.image(shard, index, shards)
-                random = np.random.default_rng([self.seed, epoch, shard, index])
+                random = np.random.default_rng([self.seed, now, shard, index])
                 cut = patches(image, self.side, self.data.patches_per_sample, self.scale, random)
                 yield from cut[skip:]
                 skip = 0
@@ -218,9 +232,15 @@ class Stream(IterableDataset):
         """What to report of the data read so far."""
         return {"data/corrupt_samples": float(self.corrupt.sum())}
 
-    def batches(self, start: int = 0) -> Iterator[Tensor]:
-        """Batches from the `start`-th on, prepared ahead by the loader's workers or by a thread."""
-        self.start = start
+    def batches(self, start: int = 0, history: Sequence[tuple[int, int]] = ()) -> Iterator[Tensor]:
+        """Batches from the `start`-th on, prepared ahead by the loader's workers or by a thread.
+
+        Args:
+            start: The first batch, counted from the beginning of the run.
+            history: (ranks, batches) of each part of the run until then, in turn, where the number of ranks changed;
+                what it does not tell of was read by as many ranks as there are now.
+        """
+        self.start, self.history = start, tuple(history)
         if self.data.workers == 0:
             batches = ahead(map(Tensor.pin_memory, self) if torch.cuda.is_available() else iter(self), _AHEAD)
         else:

@@ -4,6 +4,7 @@ import hashlib
 import io
 import tarfile
 import time
+from collections import Counter
 from itertools import islice
 from pathlib import Path
 
@@ -69,6 +70,22 @@ def test_loader_processes_give_a_fixed_order_from_any_position(shards):
 def test_ranks_share_the_batch(shards):
     for rank in range(3):
         assert take(open_stream(data(shards), scale=4, seed=0, rank=rank, world=3), 2).shape[1] == 2
+
+
+def test_ranks_that_come_and_go_read_every_sample_once(tmp_path):
+    for shade in range(21):
+        Image.new("RGB", (32, 32), (shade,) * 3).save(tmp_path / f"{shade:02}.png")
+    pack(find(str(tmp_path)), Packing(source="21", crop=None, shard_bytes=3 * 512**2 * 2), str(tmp_path / "shards"))
+    few = data(str(tmp_path / "shards"), patches_per_sample=2).model_copy(update={"batch": 4})
+    history, shades = [], []
+    for world, number in ((2, 3), (1, 2), (4, 2), (2, 3)):
+        start = sum(number for _, number in history)
+        for rank in range(world):
+            stream = open_stream(few, scale=4, seed=0, rank=rank, world=world)
+            batches = torch.stack(list(islice(stream.batches(start, history), number)))
+            shades.extend(batches[:, :, 0, 0, 0].flatten().tolist())
+        history.append((world, number))
+    assert list(Counter(shades).values()) == [2] * 20
 
 
 def test_patches_lie_on_the_lr_grid():
