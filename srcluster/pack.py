@@ -38,7 +38,7 @@ def pack(
     limit: Annotated[int, typer.Option(help="Take only so many photographs; 0 takes all.")] = 0,
     min_side: Annotated[int, typer.Option(help="Skip photographs with a shorter side, in pixels.")] = 0,
     skip_share: Annotated[float, typer.Option(help="The largest share of photographs that may be unusable.")] = 0.1,
-    format: Annotated[str, typer.Option(help="webp, png, npy (raw) or jpg (lossy).")] = "webp",
+    format: Annotated[str, typer.Option(help="tiff, webp, png, npy (raw) or jpg (lossy).")] = "tiff",
     shard_mb: Annotated[float, typer.Option(help="About how large a shard is, in 10^6 bytes.")] = 64,
     seed: Annotated[int, typer.Option(help="Decides where crops are cut.")] = 0,
     address: Annotated[

@@ -195,7 +195,7 @@ def test_every_bad_shard_is_named(photos, expected, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"format": "gif"}, "format: Input should be 'png', 'webp', 'jpg' or 'npy' (given: 'gif')"),
+        ({"format": "gif"}, "format: Input should be 'tiff', 'webp', 'png', 'npy' or 'jpg' (given: 'gif')"),
         ({"crop": 4}, "crop: Input should be greater than or equal to 8 (given: 4)"),
         ({"shard_mb": math.nan}, "shard_bytes: Input should be a finite number (given: nan)"),
         ({"shard_mb": 0}, "shard_bytes: Input should be greater than or equal to 1"),

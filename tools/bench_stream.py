@@ -2,11 +2,12 @@
 
     python tools/bench_stream.py FOLDER_OF_PHOTOGRAPHS
 
-Patches of 96 px with their margin, out of 288 px crops in WebP shards: from the embedded S3 store, from the cache of
-this machine and from local files. Beside them what one would otherwise write, a Dataset of the photographs with PIL's
-random crops, and litdata, where it can be imported (`pip install --target LIBS --no-deps litdata lightning-utilities
-obstore tifffile`, then PYTHONPATH=LIBS). All of them take turns on one core of one process; what is compared are the
-ratios of medians. Nothing is kept decoded, as little of a large data set would be.
+Patches of 96 px with their margin, out of 288 px crops in shards of each format: from the embedded S3 store, from the
+cache of this machine and from local files. Beside them what one would otherwise write, a Dataset of the photographs
+with PIL's random crops, and litdata, where it can be imported (`pip install --target LIBS --no-deps litdata
+lightning-utilities obstore tifffile`, then PYTHONPATH=LIBS). All of them take turns on one core of one process, none
+while another still prepares what it gives next; what is compared are the ratios of medians. Nothing is kept decoded,
+as little of a large data set would be.
 """
 
 import importlib.util
@@ -30,8 +31,8 @@ from torch.utils.data import DataLoader, Dataset
 from srcluster import local, models, storage
 from srcluster.data import stream
 from srcluster.data.degradation import margin
-from srcluster.data.photos import find
-from srcluster.data.shards import Packing, pack
+from srcluster.data.photos import decode, find
+from srcluster.data.shards import _BYTES_PER_PIXEL, Packing, _crops, _encode, pack
 from srcluster.recipe import Data, load
 from srcluster.training.checkpoint import State
 from srcluster.training.loop import Step, make_optimizer
@@ -39,8 +40,10 @@ from srcluster.training.precision import choose
 
 PATCH, SCALE, BATCH = 96, 4, 16
 SIDE = PATCH + 2 * margin(SCALE)
-PATCHES, READING_S, STEPS, STEPPING_S = 160, 60, 6, 20
+PATCHES, READING_S, STEPS, STEPPING_S = 480, 100, 6, 20
 CROPS_PER_PHOTO = 2
+FORMATS = ("tiff", "webp", "jpg", "npy")
+DEFAULT = FORMATS[0]
 
 
 def random_patch(encoded: io.IOBase) -> np.ndarray:
@@ -73,6 +76,12 @@ def streamed(url: str, per_sample: int) -> Iterator[torch.Tensor]:
     return stream.open_stream(data, scale=SCALE, seed=0).batches()
 
 
+def samples_of(url: str) -> list[tuple[str, memoryview]]:
+    opened = stream.open_stream(Data(shards=url), scale=SCALE, seed=0)
+    reader = stream._Samples(url, opened.manifest, None, opened.corrupt)
+    return [sample for shard in range(len(opened.manifest.shards)) for sample in reader.shard(shard)]
+
+
 def litdata_of(contents: list[bytes], folder: Path) -> Iterator[torch.Tensor]:
     """Litdata over the same bytes, from local files."""
     import litdata
@@ -88,38 +97,68 @@ def litdata_of(contents: list[bytes], folder: Path) -> Iterator[torch.Tensor]:
     return for_ever(litdata.StreamingDataLoader(dataset, batch_size=BATCH, num_workers=0))
 
 
+def settle() -> float:
+    """Wait until nothing is made ahead any more; the processor time used until then."""
+    while True:
+        used_s = time.process_time()
+        time.sleep(0.1)
+        if time.process_time() - used_s < 0.002:
+            return used_s
+
+
 def patches_per_s(batches: Iterator[torch.Tensor]) -> tuple[float, float]:
     """In a second, and in a second of this process's processor time."""
-    # What was made ahead while others had their turn is not counted.
-    for _ in range(6):
+    began_cpu = settle()
+    # These were ready.
+    for _ in range(stream._AHEAD + 1):
         next(batches)
-    began, began_cpu = time.perf_counter(), time.process_time()
+    began = time.perf_counter()
     for _ in range(PATCHES // BATCH):
         next(batches)
-    return PATCHES / (time.perf_counter() - began), PATCHES / (time.process_time() - began_cpu)
+    took_s = time.perf_counter() - began
+    return PATCHES / took_s, (PATCHES + (stream._AHEAD + 1) * BATCH) / (settle() - began_cpu)
+
+
+def bench_formats(photographs: list[Path]) -> None:
+    """What a core encodes and decodes of each format."""
+    packing = Packing(source="bench")
+    crops = [crop for path in photographs[:50] for crop in _crops(decode(path.read_bytes(), ""), path.name, packing)]
+    spent: dict[str, list[tuple[float, float, float]]] = {format: [] for format in (*FORMATS, "png")}
+    for _ in range(3):
+        for format, measured in spent.items():
+            began_s = time.process_time()
+            encoded = [_encode(crop, format) for crop in crops]
+            encoded_s = time.process_time()
+            for content in encoded:
+                stream._decode(format, memoryview(content), 1)
+            measured.append((encoded_s - began_s, time.process_time() - encoded_s, sum(map(len, encoded))))
+    print(f"{len(crops)} crops         encoded/s  decoded/s     kB")
+    for format, measured in spent.items():
+        encoding_s, decoding_s, size = (median(column) / len(crops) for column in zip(*measured, strict=True))
+        print(f"  {format:14} {1 / encoding_s:10.0f} {1 / decoding_s:10.0f} {size / 1000:6.0f}")
 
 
 def bench_reading(photographs: list[Path], remote: str, near: str, folder: Path) -> None:
     readers = {"Dataset of photographs": for_ever(DataLoader(Photographs(photographs), BATCH, shuffle=True))}
     if importlib.util.find_spec("litdata"):
-        readers["litdata, photographs"] = litdata_of([path.read_bytes() for path in photographs], folder / "jpeg")
-        samples = stream.open_stream(Data(shards=near), scale=SCALE, seed=0)
-        reader = stream._Samples(near, samples.manifest, None, samples.corrupt)
-        shards = range(len(samples.manifest.shards))
-        readers["litdata, same samples"] = litdata_of(
-            [content for shard in shards for _, content in reader.shard(shard)], folder / "webp"
-        )
+        readers["litdata, photographs"] = litdata_of([path.read_bytes() for path in photographs], folder / "litdata")
+        for format in ("webp", DEFAULT):
+            contents = [bytes(content) for _, content in samples_of(storage.join(near, format))]
+            readers[f"litdata, {format}"] = litdata_of(contents, folder / f"litdata-{format}")
     else:
         print("litdata can't be imported: left out")
-    for per_sample in (1, 4):
-        readers[f"S3, {per_sample} a sample"] = streamed(remote, per_sample)
-        readers[f"local files, {per_sample} a sample"] = streamed(near, per_sample)
-        os.environ["SRCLUSTER_CACHE"] = str(folder / "cache")
-        cached = readers[f"cache, {per_sample} a sample"] = streamed(remote, per_sample)
-        # It is looked for when a stream begins, and an epoch fills it.
-        for _ in islice(cached, CROPS_PER_PHOTO * len(photographs) // BATCH if per_sample == 1 else 1):
-            pass
-        del os.environ["SRCLUSTER_CACHE"]
+    for per_sample in (1, 4, 8):
+        readers[f"{DEFAULT}, S3, {per_sample} a sample"] = streamed(storage.join(remote, DEFAULT), per_sample)
+    readers[f"{DEFAULT}, local files, 4 a sample"] = streamed(storage.join(near, DEFAULT), 4)
+    os.environ["SRCLUSTER_CACHE"] = str(folder / "cache")
+    cached = readers[f"{DEFAULT}, cache, 4 a sample"] = streamed(storage.join(remote, DEFAULT), 4)
+    # It is looked for when a stream begins, and an epoch fills it.
+    for _ in islice(cached, 4 * CROPS_PER_PHOTO * len(photographs) // BATCH):
+        pass
+    del os.environ["SRCLUSTER_CACHE"]
+    for format in FORMATS[1:]:
+        for per_sample in (1, 4):
+            readers[f"{format}, S3, {per_sample} a sample"] = streamed(storage.join(remote, format), per_sample)
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
     until = time.monotonic() + READING_S
     while time.monotonic() < until:
@@ -127,10 +166,10 @@ def bench_reading(photographs: list[Path], remote: str, near: str, folder: Path)
             rates[name].append(patches_per_s(batches))
     base, base_cpu = (median(column) for column in zip(*rates["Dataset of photographs"], strict=True))
     rounds = len(rates["Dataset of photographs"])
-    print(f"{f'patches, {rounds} rounds':28} {'a second':>9} {'ratio':>6} {'a CPU second':>13} {'ratio':>6}")
+    print(f"{f'patches, {rounds} rounds':30} {'a second':>9} {'ratio':>6} {'a CPU second':>13} {'ratio':>6}")
     for name, measured in rates.items():
         rate, cpu = (median(column) for column in zip(*measured, strict=True))
-        print(f"  {name:26} {rate:9.0f} {rate / base:6.2f} {cpu:13.0f} {cpu / base_cpu:6.2f}")
+        print(f"  {name:28} {rate:9.0f} {rate / base:6.2f} {cpu:13.0f} {cpu / base_cpu:6.2f}")
 
 
 def bench_step(remote: str, near: str) -> None:
@@ -170,9 +209,12 @@ def main() -> None:
     print(f"load of the machine: {os.getloadavg()[0]:.1f} on {os.cpu_count()} processors")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        packing = Packing(source="bench", crops_per_photo=CROPS_PER_PHOTO, shard_bytes=4_000_000)
         near = str(folder / "shards")
-        manifest = pack(find(sys.argv[1]), packing, near, skip_share=1)
+        for format in FORMATS:
+            # As many samples in a shard of each.
+            size = int(4_000_000 * _BYTES_PER_PIXEL[format] / _BYTES_PER_PIXEL[DEFAULT])
+            packing = Packing(source="bench", crops_per_photo=CROPS_PER_PHOTO, shard_bytes=size, format=format)
+            manifest = pack(find(sys.argv[1]), packing, storage.join(near, format), skip_share=1)
         unusable = {skipped.photo for skipped in manifest.skipped}
         photographs = [path for path in sorted(Path(sys.argv[1]).glob("*.*")) if path.name not in unusable]
         cluster = local.start(["s3"], folder / "state")
@@ -185,10 +227,11 @@ def main() -> None:
             print(f"{len(photographs)} photographs, {manifest.samples} samples in {len(manifest.shards)} shards")
             cores = os.sched_getaffinity(0)
             os.sched_setaffinity(0, {max(cores)})
+            bench_formats(photographs)
             bench_reading(photographs, remote, near, folder)
             os.sched_setaffinity(0, cores)
             torch.set_num_threads(len(cores))
-            bench_step(remote, near)
+            bench_step(storage.join(remote, DEFAULT), storage.join(near, DEFAULT))
         finally:
             local.stop(["s3"], folder / "state", timeout_s=0)
 

@@ -46,10 +46,13 @@ MARGIN = 8
 _ALIGN = 12
 """Crops begin at a multiple of every scale, so that their LR lies on the LR grid of the photograph."""
 
-_BYTES_PER_PIXEL = {"png": 1.7, "webp": 1.4, "jpg": 0.6, "npy": 3.0}
+_BYTES_PER_PIXEL = {"tiff": 1.8, "webp": 1.4, "png": 1.7, "npy": 3.0, "jpg": 0.6}
 """About, of photographs; it says how many samples fill a shard."""
 
 _MANIFEST = "manifest.json"
+
+_PREDICTOR = 317
+"""The TIFF tag of what is stored in place of the pixels."""
 
 
 class ShardError(UserError):
@@ -70,8 +73,8 @@ class Packing(_Record):
     crops_per_photo: int = Field(1, ge=1)
     min_side: int = Field(0, ge=0)
     """Photographs with a side shorter than this are skipped; at least what the crop and its margin need."""
-    format: Literal["png", "webp", "jpg", "npy"] = "webp"
-    """`png`, `webp` and `npy` (raw) are lossless; `jpg` is quality 95 without chroma subsampling."""
+    format: Literal["tiff", "webp", "png", "npy", "jpg"] = "tiff"
+    """All are lossless, `npy` is raw, but `jpg`, which is quality 95 without chroma subsampling."""
     shard_bytes: int = Field(64_000_000, ge=1)
     """About how large a shard becomes."""
     seed: int = Field(0, ge=0)
@@ -147,13 +150,16 @@ class Made(_Record):
 def _encode(image: np.ndarray, format: str) -> bytes:
     buffer = io.BytesIO()
     match format:
-        case "npy":
-            np.save(buffer, np.ascontiguousarray(image))
-        case "png":
-            Image.fromarray(image).save(buffer, "PNG")
+        case "tiff":
+            # Differences from pixel to pixel, in Zstandard: a quarter larger than WebP, and decoded twice as fast.
+            Image.fromarray(image).save(buffer, "TIFF", compression="zstd", tiffinfo={_PREDICTOR: 2})
         case "webp":
             # Method 0 of 6: 9 % larger than method 4, and packed sixteen times as fast.
             Image.fromarray(image).save(buffer, "WEBP", lossless=True, quality=20, method=0)
+        case "png":
+            Image.fromarray(image).save(buffer, "PNG")
+        case "npy":
+            np.save(buffer, np.ascontiguousarray(image))
         case "jpg":
             Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)
     return buffer.getvalue()

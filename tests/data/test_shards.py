@@ -21,7 +21,7 @@ def folder(tmp_path):
     return source
 
 
-PACKING = Packing(source="ten", crop=48, crops_per_photo=2, shard_bytes=40_000)
+PACKING = Packing(source="ten", crop=48, crops_per_photo=2, shard_bytes=50_000)
 
 
 def test_packing_twice_gives_the_same_bytes(folder, tmp_path):
@@ -46,7 +46,7 @@ def test_the_seed_decides_where_crops_are_cut(folder, tmp_path):
     assert len(digests) == 2
 
 
-@pytest.mark.parametrize("format", ["webp", "png", "npy"])
+@pytest.mark.parametrize("format", ["tiff", "webp", "png", "npy"])
 def test_lossless_formats_keep_every_pixel(folder, tmp_path, format):
     packing = Packing(source="ten", crop=None, format=format)
     manifest = pack(find(str(folder)), packing, str(tmp_path / "shards"))
