@@ -91,7 +91,7 @@ def fit(
         evaluate_together(_with_weights(recipe, state.weights()), first, recipe.scale, ranks)
 
     train = Step(recipe, state, precision, ranks)
-    batches = open_batches(state.step, state.history)
+    batches = open_batches(state.step, tuple(state.history))
     meter = _Meter(recipe.data.batch, state.step)
     saved = state.step
     while state.step < recipe.steps:

@@ -195,5 +195,5 @@ def test_the_stream_is_asked_for_the_right_position(shards, pieces, tmp_path):
         return open_stream(whole.data, scale=4, seed=0).batches(start, history)
 
     fit(whole, batches, [pieces], Recorder(tmp_path / "again"), ALONE, tmp_path / "whole" / "8")
-    assert asked == [(8, [(1, 8)])]
+    assert asked == [(8, ((1, 8),))]
     assert len(list(islice(batches(0, []), 2))) == 2
