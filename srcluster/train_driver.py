@@ -27,6 +27,11 @@ EXPERIMENT = "train"
 """Of all trainings in MLflow, so that networks stand side by side."""
 
 
+_RESIZE_S = 30.0
+"""Seconds between two looks whether there is room for more workers. To take them in costs the steps since the last
+checkpoint."""
+
+
 class TrainError(UserError):
     """A training that can't be finished."""
 
@@ -119,6 +124,7 @@ def _fit(recipe: Recipe, name: str, fleet: Fleet, home: str, run_id: str) -> dic
             num_workers=fleet.fewest if fleet.fewest == fleet.most else (fleet.fewest, fleet.most),
             use_gpu=fleet.gpu,
             resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=_RESIZE_S,
         ),
         run_config=train.RunConfig(
             name=name,

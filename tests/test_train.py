@@ -1,14 +1,21 @@
 """Trainings under Ray Train, as a person starts them: finished, killed in every way, and elastic."""
 
+import json
+import os
 import signal
+import subprocess
+import sys
 import time
+from contextlib import suppress
 
 import psutil
 import pytest
 from mlflow import MlflowClient
 
 from srcluster import local, storage
+from srcluster.recipe import Schedule
 from srcluster.train_driver import EXPERIMENT
+from srcluster.training.loop import learning_rate_factor
 from srcluster.training.store import RunStore
 
 STEPS = 600
@@ -134,3 +141,64 @@ def test_an_interrupted_driver_continues(shell, undisturbed):
     assert process.returncode == 0
     assert_whole("interrupted")
     assert model(shell, "interrupted") == model(shell, undisturbed)
+
+
+class Node:
+    """A second Ray node on this machine, as large as the first."""
+
+    def __init__(self, shell):
+        cores = os.cpu_count()
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+        options = [f"--address={shell.cluster.ray_address}", f"--num-cpus={cores}", "--node-ip-address=127.0.0.1"]
+        environment = os.environ | shell.cluster.environment()
+        with (shell.home / "node.log").open("w") as log:
+            self.process = subprocess.Popen([*command, *options], env=environment, stdout=log, stderr=log)
+
+    def kill(self) -> None:
+        """As a machine that loses its power."""
+        for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+
+
+@pytest.mark.cluster
+def test_ranks_that_come_and_go(shell):
+    """Two ranks on two nodes; one node is killed, and another joins."""
+    name, steps = "elastic", 6000
+    arguments = (f"steps={steps}", "schedule.kind=cosine", "--workers", "1..2", "--cpus", str(os.cpu_count()))
+    node = Node(shell)
+    try:
+        shell.wait_for(lambda: nodes(shell) == 2, node.process)
+        process = start(shell, name, *arguments)
+        kept = store_of(shell, name)
+        shell.wait_for(lambda: kept.steps(), process)
+        assert len(workers(shell)) == 2
+        node.kill()
+        shell.wait_for(lambda: [ranks for ranks, _ in history(kept)] == [2, 1], process)
+        node = Node(shell)
+        shell.wait_for(lambda: [ranks for ranks, _ in history(kept)] == [2, 1, 2], process)
+        shell.finish(process)
+    finally:
+        node.kill()
+    assert process.returncode == 0
+    assert sum(taken for _, taken in history(kept)) == steps
+    run = run_of(name)
+    rates = MlflowClient().get_metric_history(run.info.run_id, "train/lr")
+    assert [point.step for point in rates] == list(range(50, steps + 1, 50))
+    schedule = Schedule(kind="cosine")
+    for point in rates:
+        assert point.value == pytest.approx(1e-4 * learning_rate_factor(schedule, point.step - 1, steps), abs=1e-12)
+
+
+def nodes(shell) -> int:
+    """How many are alive, by Ray's own command."""
+    command = [sys.executable, "-m", "ray.scripts.scripts", "list", "nodes", "--format=json", "--filter=state=ALIVE"]
+    listed = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return len(json.loads(listed.stdout)) if listed.returncode == 0 and listed.stdout.strip() else 0
+
+
+def history(kept: RunStore) -> list[tuple[int, int]]:
+    """(ranks, steps) of each part of a run, by its last checkpoint."""
+    with kept.latest() as folder:
+        return [tuple(part) for part in json.loads((folder / "state.json").read_text())["history"]]

@@ -37,6 +37,7 @@ from srcluster.recipe import Data, load
 from srcluster.training.checkpoint import State
 from srcluster.training.loop import Step, make_optimizer
 from srcluster.training.precision import choose
+from srcluster.training.ranks import Ranks
 
 PATCH, SCALE, BATCH = 96, 4, 16
 SIDE = PATCH + 2 * margin(SCALE)
@@ -176,7 +177,7 @@ def bench_step(remote: str, near: str) -> None:
     recipe = load("srcnn", ["compile=false"])
     precision = choose(recipe.precision)
     network = precision.prepare(models.build(recipe.model, recipe.scale), False)
-    step = Step(recipe, State(network, make_optimizer(network, recipe.optimizer), average={}), precision)
+    step = Step(recipe, State(network, make_optimizer(network, recipe.optimizer), average={}), precision, Ranks(0, 1))
     sources = {}
     for name, url in (("S3", remote), ("local files", near)):
         data = recipe.data.model_copy(update={"shards": url})
