@@ -74,8 +74,8 @@ def _image(photo: Photo, scale: int) -> BenchmarkImage:
     encoded = photo.read()
     pixels = decode(encoded, photo.name)
     height, width = (length - length % scale for length in pixels.shape[:2])
-    # SSIM's window and the shaved border must fit in.
-    if min(height, width) < 11 + 2 * scale:
+    # The shaved border must fit in, and SSIM's and the checkerboard's windows.
+    if min(height, width) < max(11, 4 * scale) + 2 * scale:
         raise PhotoError(f"{photo.name} of {width} x {height} pixels is too small to measure at x{scale}")
     hr = np.ascontiguousarray(pixels[:height, :width])
     # What counts is the file: the papers convert an RGB file without colour to YCbCr like any other.

@@ -15,7 +15,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from srcluster.pixels.colour import luma
 
-__all__ = ["Channels", "psnr", "ssim"]
+__all__ = ["Channels", "measured", "psnr", "ssim"]
 
 Channels = Literal["y", "grey", "rgb"]
 
@@ -34,7 +34,8 @@ def _measured(image: np.ndarray, shave: int, channels: Channels) -> np.ndarray:
     return np.floor(plane + 0.5)
 
 
-def _pair(sr: np.ndarray, hr: np.ndarray, shave: int, channels: Channels) -> tuple[np.ndarray, np.ndarray]:
+def measured(sr: np.ndarray, hr: np.ndarray, shave: int, channels: Channels) -> tuple[np.ndarray, np.ndarray]:
+    """What of two images is compared: float64 of whole numbers in 0..255. Arguments and errors are those of `psnr`."""
     if sr.shape != hr.shape:
         raise ValueError(f"images to compare differ in size: {sr.shape} and {hr.shape}")
     return _measured(sr, shave, channels), _measured(hr, shave, channels)
@@ -55,7 +56,7 @@ def psnr(sr: np.ndarray, hr: np.ndarray, *, shave: int, channels: Channels = "y"
     Raises:
         ValueError: The shapes differ, or an image is not 8-bit RGB.
     """
-    a, b = _pair(sr, hr, shave, channels)
+    a, b = measured(sr, hr, shave, channels)
     error = np.mean((a - b) ** 2)
     return math.inf if error == 0 else float(10 * np.log10(255**2 / error))
 
@@ -69,9 +70,10 @@ def ssim(sr: np.ndarray, hr: np.ndarray, *, shave: int, channels: Channels = "y"
     """Structural similarity (Wang et al., 2004), as their ssim_index.m without its downsampling.
 
     An 11 x 11 Gaussian window of sigma 1.5 that stays inside the image, K1 = 0.01, K2 = 0.03; for `rgb`, the mean
-    of the three channels. Arguments and errors are those of `psnr`.
+    of the three channels. It is BasicSR's `calculate_ssim`, which gives MSRResNet 0.8651 on Set5's RGB where mmagic's
+    gives 0.8491, at 0.02 dB less PSNR; on Y, BasicSR does not round. Arguments and errors are those of `psnr`.
     """
-    a, b = _pair(sr, hr, shave, channels)
+    a, b = measured(sr, hr, shave, channels)
     if a.ndim == 3:
         return float(np.mean([_ssim_plane(a[..., c], b[..., c]) for c in range(3)]))
     return _ssim_plane(a, b)

@@ -1,4 +1,4 @@
-"""Benchmark PSNR and SSIM of a network."""
+"""Benchmark PSNR, SSIM and checkerboard of a network."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,18 +9,25 @@ import torch
 from torch import nn
 
 from srcluster.data.benchmarks import Benchmark, BenchmarkImage
+from srcluster.pixels.checkerboard import checkerboard
 from srcluster.pixels.metrics import psnr, ssim
 from srcluster.pixels.resize import to_uint8
 from srcluster.training.ranks import Ranks
 
 __all__ = ["Score", "evaluate", "evaluate_together", "means", "restore"]
 
-_METRICS = ("psnr_y", "psnr_rgb", "ssim_y")
+_METRICS = ("psnr_y", "psnr_rgb", "ssim_y", "checkerboard_db")
 
 
 @dataclass(frozen=True)
 class Score:
-    """How well one image was restored: `values` by metric, psnr_y, psnr_rgb and ssim_y; `sr` H x W x 3 uint8."""
+    """How well one image was restored.
+
+    Attributes:
+        image: Its name.
+        values: By metric: psnr_y, psnr_rgb, ssim_y, checkerboard_db.
+        sr: H x W x 3 uint8.
+    """
 
     image: str
     values: dict[str, float]
@@ -63,6 +70,7 @@ def _score(network: nn.Module, image: BenchmarkImage, scale: int) -> Score:
         "psnr_y": psnr(sr, image.hr, shave=scale, channels=luma),
         "psnr_rgb": psnr(sr, image.hr, shave=scale, channels="rgb"),
         "ssim_y": ssim(sr, image.hr, shave=scale, channels=luma),
+        "checkerboard_db": checkerboard(sr, image.hr, shave=scale, scale=scale),
     }
     return Score(image.name, values, sr)
 
