@@ -10,6 +10,7 @@ What a file is known by, as its host publishes it or not:
   number of pictures are all there is, and the SHA-256 that was found is printed.
 - vgg16: PyTorch publishes the first eight digits of the SHA-256, in the file's name; the others are as its users
   have recorded them.
+- lpips-vgg: the heads of LPIPS 0.1, from its authors' repository; its checksum is that of their file.
 
 They keep their own terms: MS-COCO's pictures are their photographers', BSDS300 is for non-commercial research.
 """
@@ -112,6 +113,11 @@ SOURCES = {
         "https://download.pytorch.org/models/vgg16-397923af.pth",
         "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
         553_433_881,
+    ),
+    "lpips-vgg": Source(
+        "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth",
+        "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+        7_289,
     ),
 }
 """The data sets by name."""

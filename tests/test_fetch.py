@@ -384,7 +384,7 @@ def test_an_unknown_name_is_corrected_on_the_command_line(tmp_path):
     command = [sys.executable, "-m", "srcluster.fetch", "Set5", "coco-train2071", "--to", str(tmp_path / "data")]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr.endswith("vgg16, not 'coco-train2071', did you mean 'coco-train2017'?\n")
+    assert done.stderr.endswith("lpips-vgg, not 'coco-train2071', did you mean 'coco-train2017'?\n")
     assert not (tmp_path / "data").exists()
 
 

@@ -17,7 +17,7 @@ from srcluster.data.download import DownloadError, download
 from srcluster.errors import UserError
 from srcluster.recipe_objective import VGG, VGG16_LAYERS
 
-__all__ = ["WeightsError", "convolutions", "read"]
+__all__ = ["WeightsError", "convolutions", "parse", "read"]
 
 _FILE = "vgg16-397923af.pth"
 """What torchvision's file is called by its host, and so by `srcluster.fetch vgg16`."""
@@ -59,7 +59,7 @@ def read(spec: VGG) -> tuple[VGG, dict[str, Tensor]]:
                 "normalised) or caffe (RGB in [0, 255] less its mean, as the original weights want it)"
             )
         normalization = "torchvision"
-    tensors = _checked(_parse(content, url), url, spec.layers)
+    tensors = _checked(parse(content, url), url, spec.layers)
     said = {"weights": _absolute(url), "normalization": normalization, "sha256": sha256}
     return spec.model_copy(update=said), tensors
 
@@ -125,7 +125,7 @@ def _from_web(url: str) -> bytes:
         return path.read_bytes()
 
 
-def _parse(content: bytes, url: str) -> Mapping[str, Tensor]:
+def parse(content: bytes, url: str) -> Mapping[str, Tensor]:
     """The tensors of a file of either format; no code that it may hold is run."""
     try:
         if url.endswith(".safetensors"):
