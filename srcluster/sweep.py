@@ -21,6 +21,9 @@ def sweep(
         str, typer.Option(help="A Ray cluster; `local` is the embedded one; `auto` is RAY_ADDRESS, or else local.")
     ] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue the last sweep of these very trials.")] = False,
+    once: Annotated[
+        bool, typer.Option("--once", help="Start, or continue if it was started before: for jobs that are tried again.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the trials and stop.")] = False,
 ) -> None:
     """Train every trial of a sweep, and rank them by benchmark PSNR."""
@@ -34,7 +37,7 @@ def sweep(
     from srcluster import sweep_driver
 
     try:
-        outcome = sweep_driver.run(file, plan, trials, address, resume=resume)
+        outcome = sweep_driver.run(file, plan, trials, address, resume=resume, once=once)
     except KeyboardInterrupt:  # Before Tune took over: it catches Ctrl-C to stop its trials in order.
         outcome = None
     if outcome is None or outcome.interrupted:

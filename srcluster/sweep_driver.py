@@ -20,7 +20,7 @@ _RETRIES = 2
 """How often a trial whose process died is continued from its last checkpoint."""
 
 
-def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: bool) -> Outcome:
+def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: bool, once: bool) -> Outcome:
     """Run every trial, or continue the last sweep of these very trials.
 
     Args:
@@ -29,6 +29,7 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         trials: What is tried.
         address: Of the Ray cluster.
         resume: Whether to continue.
+        once: Whether to continue if there is something to, and else to start.
 
     Raises:
         SweepError: There is nothing to resume, or no trial fits into the cluster.
@@ -37,7 +38,7 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
     """
     home = settle.home("sweeps")
     trials = [replace(trial, recipe=settle.settled(trial.recipe)) for trial in trials]
-    name = _name(home, plan, trials, resume)
+    name = _name(home, plan, trials, resume, once)
     environment = tracking.environment_tags()
     # Tune's banner is shown whatever the verbosity; it warns of the snapshots that make a sweep resumable; and a
     # scheduler would refuse a report without a score, such as that of an error.
@@ -53,21 +54,21 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
         bicubic = session.log_baseline(plan.name, trials[0].recipe, parent=parent.id, key=f"{name}/bicubic")
         place = storage.join(home, name)
-        results = _tuner(plan, trials, place, parent.id, resume).fit()
+        results = _tuner(plan, trials, place, parent.id, resume or once).fit()
         outcome = conclude(trials, results, bicubic, parent, place, Path("results", name))
     ray.shutdown()
     return outcome
 
 
-def _name(home: str, plan: Sweep, trials: list[Trial], resume: bool) -> str:
+def _name(home: str, plan: Sweep, trials: list[Trial], resume: bool, once: bool) -> str:
     """What this sweep is called: by what it tries, and the how-manieth time it is that it does."""
     base, number = f"{plan.name}-{digest(trials)}", 1
     while storage.exists(storage.join(home, f"{base}-{number}", "trials.json")):
         number += 1
-    if resume:
-        if number == 1:
-            raise SweepError("there is no sweep of these trials to resume: start it without --resume")
+    if number > 1 and (resume or once):
         return f"{base}-{number - 1}"
+    if resume:
+        raise SweepError("there is no sweep of these trials to resume: start it without --resume")
     name = f"{base}-{number}"
     recipes = ",\n".join(trial.recipe.model_dump_json() for trial in trials)
     storage.write(storage.join(home, name, "trials.json"), f"[{recipes}]\n".encode())

@@ -157,7 +157,7 @@ def test_ctrl_c_and_sigkill_lose_nothing(shell):
         "overrides": TINY["overrides"] | {"steps": 1500, "log_every_steps": 100, "checkpoint.every_steps": 500},
         "parameters": {"seed": {"grid": [1, 2, 3]}},
     }
-    process = start(shell, **long)
+    process = start(shell, "--once", **long)
     shell.wait_for(lambda: any("train/loss" in run.metrics for run in _children("stopped")), process)
     process.send_signal(signal.SIGINT)
     printed = shell.finish(process)
@@ -173,7 +173,7 @@ def test_ctrl_c_and_sigkill_lose_nothing(shell):
     process.kill()
     process.wait()
 
-    process = start(shell, "--resume", **long)
+    process = start(shell, "--once", **long)
     shell.finish(process)
     assert process.returncode == 0
     runs = runs_of("stopped")
