@@ -89,13 +89,13 @@ def _build(name: str) -> Build:
     if shutil.which("kubectl") is None:
         pytest.skip("there is no kubectl, which builds the manifests")
     asked = subprocess.run(
-        ["kubectl", "version", "--client", "-o", "json"], capture_output=True, text=True, check=True, timeout=60
+        ["kubectl", "version", "--client", "-o", "json"], capture_output=True, text=True, check=True, timeout=120
     )
     version = json.loads(asked.stdout)["clientVersion"]
     # The first with kustomize 5, which merges and replaces as the manifests want it.
     if (int(version["major"]), int(version["minor"].rstrip("+"))) < (1, 27):
         pytest.skip(f"kubectl is {version['gitVersion']}, and the manifests need 1.27")
-    built = subprocess.run(["kubectl", "kustomize", str(K8S / name)], capture_output=True, text=True, timeout=60)
+    built = subprocess.run(["kubectl", "kustomize", str(K8S / name)], capture_output=True, text=True, timeout=120)
     assert built.returncode == 0, built.stderr
     return Build(name, list(yaml.safe_load_all(built.stdout)))
 

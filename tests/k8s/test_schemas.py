@@ -62,15 +62,15 @@ def check(document: dict[str, Any]) -> None:
         kubernetes_validate.validate(document, KUBERNETES, strict=True)
 
 
-def test_core_kinds(build):
-    documents = [document for document in build.documents if not document["apiVersion"].startswith("ray.io/")]
+def test_core_kinds(whole):
+    documents = [document for document in whole.documents if not document["apiVersion"].startswith("ray.io/")]
     assert len(documents) > 10
     for document in documents:
         check(document)
 
 
-def test_ray_kinds(build):
-    documents = [document for document in build.documents if document["apiVersion"].startswith("ray.io/")]
+def test_ray_kinds(whole):
+    documents = [document for document in whole.documents if document["apiVersion"].startswith("ray.io/")]
     assert documents
     for document in documents:
         check(document)
