@@ -243,9 +243,10 @@ def test_a_trial_or_rank_fits_into_a_worker(whole, job: str):
         wanted = sweep_of(said).resources
         cpus, on_gpu = wanted.cpu, wanted.gpu > 0
     else:
-        loaders = recipe.load(said["recipe"], said["overrides"]).data.workers
+        data, most = recipe.load(said["recipe"], said["overrides"]).data, int(said["workers"].rpartition(".")[2])
+        assert data.batch % most == 0
         # Without a GPU it would be an equal share of the workers that are there, and none are.
-        cpus, on_gpu = said["cpus"] or 1 + loaders, said["gpu"]
+        cpus, on_gpu = said["cpus"] or 1 + data.workers, said["gpu"]
         assert on_gpu or said["cpus"]
     groups = whole.of("RayJob")[job]["spec"]["rayClusterSpec"]["workerGroupSpecs"]
     (group,) = (each for each in groups if each["groupName"] == ("gpu" if on_gpu else "cpu"))
