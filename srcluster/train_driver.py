@@ -1,6 +1,5 @@
 """A training's driver: checks all that can be checked, hands the recipe to Ray Train, and concludes."""
 
-import logging
 import os
 import signal
 import threading
@@ -162,11 +161,10 @@ def _equal_share(recipe: Recipe, fleet: Fleet) -> int:
 
 
 def _cause(error: train.TrainingFailedError) -> str:
-    """The first worker's last words, of a training that was retried as often as it may be."""
-    failures = getattr(error, "worker_failures", {})
-    words = [str(failure).strip().splitlines()[-1] for _, failure in sorted(failures.items()) if str(failure).strip()]
-    logging.getLogger(__name__).debug("%s", error)
-    return f"the workers failed again and again, at last with: {(words or [str(error)])[0]}"
+    """The last words of a training that was retried as often as it may be."""
+    failures = [failure for _, failure in sorted(getattr(error, "worker_failures", {}).items())]
+    last = str(failures[0] if failures else error).strip().splitlines()[-1]
+    return f"the workers failed again and again, at last with: {last}"
 
 
 def _print_result(name: str, metrics: dict[str, float], store: RunStore, bicubic: dict[str, float] | None = None):
