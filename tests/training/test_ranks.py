@@ -1,0 +1,135 @@
+"""Two ranks are one: the same batch, the same weights, the same scores, the same end."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import distributed
+
+from srcluster.data import benchmarks
+from srcluster.data.degradation import margin
+from srcluster.errors import UserError
+from srcluster.models.residual import ResidualNetwork
+from srcluster.recipe import recipe_from
+from srcluster.training.loop import fit
+from srcluster.training.ranks import Ranks
+
+RECIPE = {
+    "name": "ranks",
+    "steps": 6,
+    "model": {"kind": "residual", "features": 8, "blocks": 1, "norm": "none"},
+    "data": {"patch": 32, "batch": 4},
+    "objective": {"kind": "l1"},
+    "precision": "fp32",
+    "optimizer": {"lr": 1e-3},
+    "ema": 0.5,
+    "log_every_steps": 2,
+    "evaluation": {"benchmarks": ["Wheel3"], "every_steps": 3},
+    "checkpoint": {"every_steps": 6},
+}
+
+
+class Reporter:
+    def __init__(self, folder: Path):
+        self.folder, self.losses = folder, []
+
+    def report(self, step, metrics):
+        self.losses += [metrics["train/loss"]] if "train/loss" in metrics else []
+
+    def checkpoint(self, step, write):
+        write(self.folder / str(step))
+
+    def leaving(self):
+        return False
+
+
+def train(ranks: Ranks, folder: Path, changes: dict, broken_rank: int | None) -> None:
+    """A training on given batches, of which each rank takes its part; what comes of it is left in a folder."""
+    recipe = recipe_from(RECIPE, changes)
+    side = 32 + 2 * margin(4)
+    batches = torch.randint(256, (recipe.steps, 4, 3, side, side), generator=torch.Generator().manual_seed(0))
+    share = 4 // ranks.world
+    mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
+    benchmark = benchmarks.load("Wheel3", 4)
+    small = replace(benchmark, images=tuple(_piece(image) for image in benchmark.images))
+    reporter = Reporter(folder)
+
+    def open_batches(start, history):
+        yield from (batch[mine].byte() for batch in batches[start:])
+
+    torch.set_num_threads(1)
+    try:
+        if ranks.rank == broken_rank:
+            sound = ResidualNetwork.forward
+            ResidualNetwork.forward = lambda self, lr: sound(self, lr) * (torch.nan if self.training else 1)
+        metrics = fit(recipe, open_batches, [small], reporter, ranks).metrics
+        (folder / f"metrics-{ranks.rank}.json").write_text(json.dumps(metrics))
+        (folder / f"losses-{ranks.rank}.json").write_text(json.dumps(reporter.losses))
+    except UserError as error:
+        (folder / f"error-{ranks.rank}.txt").write_text(str(error))
+
+
+def _piece(image):
+    return replace(image, hr=image.hr[:64, :64], lr=image.lr[:16, :16])
+
+
+def train_together(folder: Path, world: int = 2, changes=None, broken_rank: int | None = None) -> None:
+    folder.mkdir()
+    told = [json.dumps([rank, world, str(folder), changes or {}, broken_rank]) for rank in range(world)]
+    processes = [subprocess.Popen([sys.executable, __file__, words]) for words in told]
+    assert [process.wait(timeout=100) for process in processes] == [0] * world
+
+
+def main(rank: int, world: int, folder: str, changes: dict, broken_rank: int | None) -> None:
+    """One rank, in a process of its own."""
+    distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world)
+    ranks = Ranks.present(recipe_from(RECIPE, changes).data.batch)
+    if not ranks.stands_by:
+        train(ranks, Path(folder), changes, broken_rank)
+    distributed.barrier()
+
+
+@pytest.mark.parametrize("changes", [{}, {"clip_norm": 0.01}])
+def test_two_ranks_end_as_one_does(tmp_path, changes):
+    (tmp_path / "one").mkdir()
+    train(Ranks(0, 1), tmp_path / "one", changes, None)
+    # Three cannot share four patches: one stands by.
+    train_together(tmp_path / "two", world=3, changes=changes)
+    for name in ("network", "average", "best"):
+        one, two = (load_file(tmp_path / folder / "6" / f"{name}.safetensors") for folder in ("one", "two"))
+        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
+    losses = [json.loads((tmp_path / folder / "losses-0.json").read_text()) for folder in ("one", "two")]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    first, second = (json.loads((tmp_path / "two" / f"metrics-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    assert first == pytest.approx(json.loads((tmp_path / "one" / "metrics-0.json").read_text()), abs=0.01)
+    assert not (tmp_path / "two" / "metrics-2.json").exists()
+    assert json.loads((tmp_path / "two" / "6" / "state.json").read_text())["history"] == [[2, 6]]
+
+
+def test_statistics_of_batch_norm_are_agreed_on(tmp_path):
+    train_together(tmp_path / "two", changes={"model.norm": "batch"})
+    first, second = (json.loads((tmp_path / "two" / f"metrics-{rank}.json").read_text()) for rank in (0, 1))
+    assert first == second
+    (tmp_path / "one").mkdir()
+    train(Ranks(0, 1), tmp_path / "one", {"model.norm": "batch"}, None)
+    mean = "blocks.0.branch.1.running_mean"
+    one, two = (load_file(tmp_path / folder / "6" / "network.safetensors")[mean] for folder in ("one", "two"))
+    torch.testing.assert_close(one, two, rtol=0.05, atol=1e-3)
+
+
+def test_a_rank_that_diverges_ends_all(tmp_path):
+    train_together(tmp_path / "two", changes={"steps": 4}, broken_rank=1)
+    words = [(tmp_path / "two" / f"error-{rank}.txt").read_text() for rank in (0, 1)]
+    assert words[0] == words[1]
+    assert "not finite at step 1" in words[0]
+    assert "there is no checkpoint yet" in words[0]
+
+
+if __name__ == "__main__":
+    main(*json.loads(sys.argv[1]))
