@@ -9,6 +9,7 @@ from typing import Any
 import ray
 from ray import train
 from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from rich.console import Console
 from rich.table import Table
 
@@ -107,7 +108,9 @@ def _check(recipe: Recipe, fleet: Fleet) -> None:
 
 def _fit(recipe: Recipe, name: str, fleet: Fleet, home: str, run_id: str) -> dict[str, Any]:
     """Ray Train, its worker's lines printed as they come."""
-    mailbox = Mailbox.remote()
+    # On another node it might be lost with it.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    mailbox = Mailbox.options(scheduling_strategy=here).remote()
     cpus = fleet.cpus or _equal_share(recipe, fleet)
     resources = {"CPU": cpus} | ({"GPU": 1} if fleet.gpu else {})
     trainer = TorchTrainer(

@@ -135,7 +135,16 @@ class Shell:
 
     def start(self, verb: str, *arguments: str) -> subprocess.Popen:
         own = ("AWS_", "RAY_", "MLFLOW_", "SRCLUSTER_")
-        environment = {name: value for name, value in os.environ.items() if not name.startswith(own)}
+        return self._run(
+            {name: value for name, value in os.environ.items() if not name.startswith(own)}, verb, *arguments
+        )
+
+    def start_on(self, address: str, verb: str, *arguments: str) -> subprocess.Popen:
+        """On a Ray cluster of one's own, with the embedded cluster's S3 and MLflow."""
+        own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "RAY_ADDRESS": address}
+        return self._run(os.environ | self.cluster.environment() | own, verb, *arguments)
+
+    def _run(self, environment: dict[str, str], verb: str, *arguments: str) -> subprocess.Popen:
         command = [sys.executable, "-m", verb, *arguments]
         return subprocess.Popen(
             command, cwd=self.home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
