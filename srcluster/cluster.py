@@ -5,7 +5,7 @@ import os
 from srcluster import local
 from srcluster.errors import UserError
 
-__all__ = ["ClusterError", "join"]
+__all__ = ["ClusterError", "join", "settle"]
 
 
 class ClusterError(UserError):
@@ -41,3 +41,21 @@ def join(address: str = "auto") -> str:
             f"say where the results of the cluster at {address} go: set SRCLUSTER_STORAGE to s3://bucket/prefix"
         )
     return address
+
+
+def settle(address: str) -> str:
+    """Choose the cluster of a verb that can do without one.
+
+    Args:
+        address: Of a Ray cluster; `none` for this process; `local` for the embedded one, whose environment is made
+            that of this process; `auto` for RAY_ADDRESS where it is set, and otherwise `none`.
+
+    Returns:
+        The address for ray.init, or `none`.
+
+    Raises:
+        LocalError: The embedded cluster can't be started.
+    """
+    if address == "local":
+        return join("local")
+    return os.environ.get("RAY_ADDRESS", "none") if address == "auto" else address

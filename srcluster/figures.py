@@ -1,6 +1,6 @@
 """The picture of a benchmark image: enlarged LR, what networks make of it, and the original."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -8,20 +8,26 @@ from PIL import Image
 from srcluster.data.benchmarks import BenchmarkImage
 from srcluster.pixels.figures import comparison, detail_box
 from srcluster.pixels.metrics import psnr
-from srcluster.pixels.resize import imresize
+from srcluster.pixels.resize import Kernel, imresize
 
 __all__ = ["comparison_of"]
 
 
-def comparison_of(image: BenchmarkImage, restored: Mapping[str, np.ndarray], scale: int) -> Image.Image:
-    """Nearest | bicubic | each restored image | original, with PSNR on Y under each and a zoomed detail.
+def comparison_of(
+    image: BenchmarkImage,
+    restored: Mapping[str, np.ndarray],
+    scale: int,
+    kernels: Sequence[Kernel] = ("nearest", "bicubic"),
+) -> Image.Image:
+    """Interpolations | each restored image | original, with PSNR on Y above each and a zoomed detail.
 
     Args:
         image: The benchmark image.
         restored: H x W x 3 uint8, by what made it.
         scale: HR pixels per LR pixel.
+        kernels: The interpolations.
     """
     luma = "grey" if image.grey else "y"
-    made = {"nearest": imresize(image.lr, scale, "nearest"), "bicubic": imresize(image.lr, scale), **restored}
+    made = {kernel: imresize(image.lr, scale, kernel) for kernel in kernels} | dict(restored)
     panels = [(f"{name}  {psnr(sr, image.hr, shave=scale, channels=luma):.2f} dB", sr) for name, sr in made.items()]
     return comparison([*panels, ("original", image.hr)], detail_box(image.hr))

@@ -11,10 +11,11 @@ import typer
 from pydantic import ValidationError
 
 from srcluster import cli, storage
+from srcluster.cluster import settle
 from srcluster.data import photos, shards, verification
 from srcluster.data.shards import Manifest, Packing
 from srcluster.errors import UserError
-from srcluster.pack_work import Work, settle
+from srcluster.pack_work import Work
 from srcluster.validation import explain
 
 __all__ = ["PackError", "default_shards", "pack"]

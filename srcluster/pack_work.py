@@ -1,31 +1,13 @@
 """Where shards are worked on, and what a person sees of it."""
 
 import itertools
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from srcluster.progress import progress
 
-from srcluster import cluster
-
-__all__ = ["Work", "settle"]
-
-LINE_EVERY_S = 10.0
-
-
-def settle(address: str) -> str:
-    """The address of a Ray cluster, or `none` for this process; `local` makes the environment that of the embedded one.
-
-    Raises:
-        LocalError: The embedded cluster can't be started.
-    """
-    if address == "local":
-        return cluster.join("local")
-    return os.environ.get("RAY_ADDRESS", "none") if address == "auto" else address
+__all__ = ["Work"]
 
 
 class Work:
@@ -56,7 +38,7 @@ class Work:
     def run(self, function: Callable[..., Any], calls: Sequence[tuple]) -> Iterator[Any]:
         """What `shards.pack` and `verification.verify` call their functions by."""
         began, troubles = time.monotonic(), 0
-        with _progress(self.doing, len(calls)) as show:
+        with progress(self.doing, len(calls), "shards") as show:
             for result in self._results(function, calls):
                 self.shards += 1
                 self.samples += result.samples
@@ -69,27 +51,6 @@ class Work:
         if self.address == "none" or len(calls) < 2:
             return itertools.starmap(function, calls)
         # Not before the environment is settled.
-        from srcluster import pack_tasks
+        from srcluster import tasks
 
-        return pack_tasks.starmap(function, calls, self.address, self.workers)
-
-
-@contextmanager
-def _progress(doing: str, shards: int) -> Iterator[Callable[[int, str], None]]:
-    """A bar on a terminal; elsewhere a line now and then."""
-    console = Console()
-    if console.is_terminal:
-        columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("shards, {task.description}"))
-        with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-            task = bar.add_task("", total=shards)
-            yield lambda done, said: bar.update(task, completed=done, description=said)
-        return
-    due = time.monotonic() + LINE_EVERY_S
-
-    def line(done: int, said: str) -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            due = time.monotonic() + LINE_EVERY_S
-            print(f"{doing}: {done} of {shards} shards, {said}", flush=True)
-
-    yield line
+        return tasks.starmap(function, calls, self.address, self.workers)

@@ -16,7 +16,7 @@ DOORS = {
     "botocore": r"storage/",
     "mlflow": r"tracking/",
     "webdataset": r"data/(shards|stream)\.py",
-    "ray": r"(train|sweep|pack)\w*\.py",
+    "ray": r"(train|sweep|tasks)\w*\.py",
     "typer": r"(cli|fetch|pack|train|sweep|evaluate|upscale|local/__main__)\.py",
     "pyarrow": r"$^",
 }

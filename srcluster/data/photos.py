@@ -5,6 +5,8 @@ import io
 import os
 import re
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from srcluster import storage
 from srcluster.data import archive
 from srcluster.errors import UserError
 
-__all__ = ["HELD_OUT", "Photo", "PhotoError", "data_folder", "decode", "find"]
+__all__ = ["HELD_OUT", "Photo", "PhotoError", "data_folder", "decode", "find", "opened"]
 
 _SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 
@@ -165,24 +167,30 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
     Raises:
         PhotoError: It is no picture, is truncated, or its conversion to 8-bit RGB would have to guess.
     """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(encoded))
-            _refuse_guesses(image, name)
-            image.load()
-    except UnidentifiedImageError as error:
-        raise PhotoError(f"{name} is not a picture that Pillow can read") from error
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise PhotoError(f"{name} is refused as a decompression bomb: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
-        raise PhotoError(f"{name} is damaged or truncated ({error}); fetch it again or remove it") from error
+    with opened(encoded, name) as image:
+        _refuse_guesses(image, name)
+        image.load()
     image = ImageOps.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema()[0] < 255:
             raise PhotoError(f"{name} has transparent pixels; flatten it onto a background first")
     return np.asarray(image.convert("RGB"))
+
+
+@contextmanager
+def opened(encoded: bytes, name: str) -> Iterator[Image.Image]:
+    """The picture of a file that is still to be loaded, and what Pillow raises meanwhile as a PhotoError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield Image.open(io.BytesIO(encoded))
+    except UnidentifiedImageError as error:
+        raise PhotoError(f"{name} is not a picture that Pillow can read") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PhotoError(f"{name} is refused as a decompression bomb: {error}") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise PhotoError(f"{name} is damaged or truncated ({error}); fetch it again or remove it") from error
 
 
 def _refuse_guesses(image: Image.Image, name: str) -> None:

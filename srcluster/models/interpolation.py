@@ -13,6 +13,7 @@ class Interpolator(nn.Module):
     def __init__(self, scale: int, kernel: Kernel):
         super().__init__()
         self.scale, self.kernel = scale, kernel
+        self.reach = {"nearest": 0, "bilinear": 1, "bicubic": 2}[kernel]
 
     def forward(self, lr: Tensor) -> Tensor:
         return resize(lr, self.scale, self.kernel)

@@ -1,5 +1,7 @@
 """One residual trunk that is SRResNet, the perceptual-loss network, or EDSR: see `recipe.Residual`."""
 
+from math import ceil
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,6 +27,8 @@ class ResidualNetwork(nn.Module):
         self.join = nn.Sequential(_conv3(features), *_norm(spec)) if spec.long_skip else None
         self.upsampler = upsampler(spec.upsampler, features, scale, lambda: _around(spec))
         self.tail = nn.Conv2d(features, 3, side, padding=side // 2)
+        radius, stages = side // 2, 2 if scale == 4 else 1
+        self.reach = radius + 2 * spec.blocks + spec.long_skip + stages + ceil(radius / scale)
         mean = torch.tensor(_DIV2K_MEAN if spec.subtract_mean else (0.0, 0.0, 0.0))
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
         self._initialise(spec)

@@ -1,5 +1,7 @@
 """SRCNN: Dong et al., "Image Super-Resolution Using Deep Convolutional Networks" (TPAMI 2016, section 3)."""
 
+from math import ceil
+
 import torch
 from torch import Tensor, nn
 
@@ -33,7 +35,9 @@ class SRCNN(nn.Module):
             for before, after, size in zip(channels, channels[1:], kernel_sizes, strict=False)
         )
         # As in the authors' test code the border is repeated outwards, but once, on the one plane that goes in.
-        self.border = nn.ReplicationPad2d(sum(size // 2 for size in kernel_sizes))
+        radius = sum(size // 2 for size in kernel_sizes)
+        self.border = nn.ReplicationPad2d(radius)
+        self.reach = 2 + ceil(radius / scale)
         self._initialise(init)
 
     @torch.no_grad()

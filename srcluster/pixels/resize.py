@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 __all__ = ["Kernel", "imresize", "resize", "resize_matrix", "to_uint8"]
 
@@ -88,13 +89,36 @@ def _matrix_tensor(length: int, scale: Fraction, kernel: Kernel, dtype: torch.dt
     return torch.tensor(resize_matrix(length, scale, kernel), dtype=dtype, device=device)
 
 
-@torch.compiler.disable  # Two matrix products with nothing to fuse, and a cache that a compiler would bake in.
 def resize(images: Tensor, scale: Fraction | int, kernel: Kernel = "bicubic") -> Tensor:
     """`imresize` on the device: floating-point images ... x H x W, in their own precision, not rounded."""
     scale = Fraction(scale)
+    if torch.compiler.is_exporting():
+        return _enlarge(images, scale, kernel)
+    return _resize(images, scale, kernel)
+
+
+@torch.compiler.disable  # Two matrix products with nothing to fuse, and a cache that a compiler would bake in.
+def _resize(images: Tensor, scale: Fraction, kernel: Kernel) -> Tensor:
     rows, columns = (_matrix_tensor(length, scale, kernel, images.dtype, images.device) for length in images.shape[-2:])
     with torch.autocast(images.device.type, enabled=False):
         return rows @ images @ columns.T
+
+
+def _enlarge(images: Tensor, scale: Fraction, kernel: Kernel) -> Tensor:
+    """The same by a convolution, B x C x H x W of any size from 3 x 3: an exported network knows no size beforehand.
+
+    Each LR pixel becomes scale x scale pixels, from 5 x 5 that are around it; there is no shrinking.
+    """
+    factor, channels = int(scale), images.shape[1]
+    # The middle pixel's rows of a matrix that no border touches.
+    taps = torch.tensor(resize_matrix(9, scale, kernel)[4 * factor : 5 * factor, 2:7], dtype=images.dtype)
+    weight = torch.einsum("iy,jx->ijyx", taps, taps).reshape(factor**2, 1, 5, 5).to(images.device)
+    for axis in (-2, -1):
+        size = images.shape[axis]
+        before, after = images.narrow(axis, 0, 2).flip(axis), images.narrow(axis, size - 2, 2).flip(axis)
+        images = torch.cat([before, images, after], axis)
+    planes = F.conv2d(images, weight.repeat(channels, 1, 1, 1), groups=channels)
+    return F.pixel_shuffle(planes, factor)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ for: `patience_s` is for how many seconds it may answer nothing before StorageEr
 import functools
 import io
 import re
+import tempfile
 import urllib.parse
 import urllib.request
 import uuid
@@ -34,6 +35,7 @@ __all__ = [
     "upload",
     "versions",
     "write",
+    "writing",
 ]
 
 PATIENCE_S = 120.0
@@ -88,6 +90,19 @@ def write(url: str, data: bytes, *, patience_s: float = PATIENCE_S) -> None:
     else:
         with _explaining(url), _replacing(_path(url)) as file:
             file.write(data)
+
+
+@contextmanager
+def writing(url: str) -> Iterator[BinaryIO]:
+    """A file that becomes, or replaces, the object or file `url` once it is whole."""
+    if is_s3(url):
+        with _explaining(tempfile.gettempdir()), tempfile.NamedTemporaryFile() as file:
+            yield file
+            file.flush()
+            upload(Path(file.name), url)
+    else:
+        with _explaining(url), _replacing(_path(url)) as file:
+            yield file
 
 
 def upload(path: Path, url: str, *, patience_s: float = PATIENCE_S) -> None:

@@ -7,6 +7,7 @@ worker continues the one that its driver, or its own previous life, began.
 
 from srcluster.tracking.environment import environment_tags
 from srcluster.tracking.family import RunInfo, children
+from srcluster.tracking.models import download_model
 from srcluster.tracking.pages import charts_page, runs_page, table_page
 from srcluster.tracking.run import Run
 from srcluster.tracking.server import TrackingError, check
@@ -18,6 +19,7 @@ __all__ = [
     "charts_page",
     "check",
     "children",
+    "download_model",
     "environment_tags",
     "runs_page",
     "table_page",

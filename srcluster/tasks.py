@@ -2,7 +2,7 @@
 
 import itertools
 import socket
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -25,7 +25,15 @@ class TaskError(UserError):
     """The cluster can't be reached, or can't finish a task."""
 
 
-def starmap(function: Callable[..., Any], calls: Iterable[tuple], address: str, workers: int = 0) -> Iterator[Any]:
+def starmap(
+    function: Callable[..., Any],
+    calls: Iterable[tuple],
+    address: str,
+    workers: int = 0,
+    *,
+    shared: Sequence[Any] = (),
+    gpus: float = 0,
+) -> Iterator[Any]:
     """`itertools.starmap` on a cluster: a task of one core for each call, its results in the order they are ready.
 
     Args:
@@ -33,6 +41,8 @@ def starmap(function: Callable[..., Any], calls: Iterable[tuple], address: str, 
         calls: Arguments.
         address: Of the cluster.
         workers: Tasks at a time; 0 for as many as it has cores.
+        shared: Arguments before those of every call, which are sent to a node once.
+        gpus: That each task takes.
 
     Raises:
         TaskError: No cluster answers, or a task's process died again and again.
@@ -40,13 +50,14 @@ def starmap(function: Callable[..., Any], calls: Iterable[tuple], address: str, 
     """
     _reach(address)
     ray.init(address, log_to_driver=False, logging_level="warning")
-    task = ray.remote(num_cpus=1, max_retries=_RETRIES)(function)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(function)
     calls, running = iter(calls), []
     try:
+        sent = [ray.put(argument) for argument in shared]
         while True:
             # Asked each time, as a cluster may grow, and shrink.
             limit = workers or max(_WAITING, 2 * int(ray.cluster_resources().get("CPU", 0)))
-            running += [task.remote(*call) for call in itertools.islice(calls, max(0, limit - len(running)))]
+            running += [task.remote(*sent, *call) for call in itertools.islice(calls, max(0, limit - len(running)))]
             if not running:
                 return
             (ready,), running = ray.wait(running)

@@ -1,0 +1,160 @@
+"""Whole pictures through a network, on small memory: in tiles that overlap by as far as the network sees.
+
+A network says as `reach` how far that is, in LR pixels: 4 for SRCNN 9-5-5 and 40 for SRResNet. With so much overlap an
+HR pixel is made from all that it is made from in the whole picture, and tiles end at the picture's own border, so that
+padding is where it was. What is left to differ is the order of sums in float32. The price is arithmetic: a tile of
+side t costs ((t + 2 reach) / t)^2 of what it gives.
+"""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from math import isqrt
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+
+__all__ = ["SelfEnsemble", "bands", "memory_at_hand", "restore", "tile_side"]
+
+_SMALLEST, _LARGEST = 16, 1024
+"""Sides of a tile in LR pixels: beyond, overlap costs more than memory; beneath, memory more than what it saves."""
+
+
+class SelfEnsemble(nn.Module):
+    """A network's mean over the eight symmetries of the square (Lim et al., EDSR, CVPR-W 2017, section 3.4)."""
+
+    def __init__(self, network: nn.Module):
+        super().__init__()
+        self.network, self.scale, self.reach = network, network.scale, network.reach
+
+    def forward(self, lr: Tensor) -> Tensor:
+        total = None
+        for turns in range(4):
+            for mirrored in (False, True):
+                seen = torch.rot90(lr.flip(-1) if mirrored else lr, turns, (-2, -1))
+                made = torch.rot90(self.network(seen), -turns, (-2, -1))
+                made = made.flip(-1) if mirrored else made
+                total = made if total is None else total.add_(made)
+        return total / 8
+
+
+def restore(network: nn.Module, lr: np.ndarray, memory_bytes: float | None = None) -> np.ndarray:
+    """One LR picture through a network.
+
+    Args:
+        network: In eval mode; of any number of channels.
+        lr: h x w x C, uint8 or uint16.
+        memory_bytes: What the network may take besides the result; by default `memory_at_hand`.
+
+    Returns:
+        (scale h) x (scale w) x C, of the same type, clipped and rounded half up.
+    """
+    return np.concatenate(list(bands(network, lr, tile_side(network, lr.shape[2], memory_bytes))))
+
+
+@torch.inference_mode()
+def bands(
+    network: nn.Module, lr: np.ndarray, side: int, tell: Callable[[float], None] = lambda done: None
+) -> Iterator[np.ndarray]:
+    """What `restore` gives, from top to bottom, a row of tiles at a time.
+
+    Args:
+        network: In eval mode.
+        lr: h x w x C, uint8 or uint16.
+        side: Largest side of a tile in LR pixels, without its overlap.
+        tell: Is told after each tile which part of the picture is done.
+    """
+    height, width, _ = lr.shape
+    largest = np.iinfo(lr.dtype).max
+    rows, columns = _spans(height, side, network.reach), _spans(width, side, network.reach)
+    for i, row in enumerate(rows):
+        band = []
+        for j, column in enumerate(columns):
+            tile = _tile(network, lr[row.seen, column.seen], largest)
+            kept = (slice(s.skipped * network.scale, (s.skipped + s.length) * network.scale) for s in (row, column))
+            sr = tile[(..., *kept)].clamp(0, 1).mul(largest).add(0.5).floor()
+            band.append(sr[0].permute(1, 2, 0).cpu().numpy().astype(lr.dtype))
+            tell((i + (j + 1) / len(columns)) / len(rows))
+        yield np.concatenate(band, axis=1)
+
+
+def tile_side(network: nn.Module, channels: int = 3, memory_bytes: float | None = None) -> int:
+    """The side of the tiles, in LR pixels without overlap, that a network has the memory for; 16 at least.
+
+    Args:
+        network: It is tried on a small picture.
+        channels: Of the picture.
+        memory_bytes: What it may take; by default `memory_at_hand`.
+    """
+    if memory_bytes is None:
+        memory_bytes = memory_at_hand(_device(network))
+    seen = isqrt(int(memory_bytes / _bytes_per_pixel(network, channels)))
+    return min(max(seen - 2 * network.reach, _SMALLEST), _LARGEST)
+
+
+def memory_at_hand(device: torch.device) -> float:
+    """Half of the bytes that are free: on a GPU, or in this process's machine or container."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0] / 2
+    free = psutil.virtual_memory().available
+    # A container may have less than its machine; its page cache counts as used there, and can be had again.
+    limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
+    if limit is not None and used is not None:
+        free = min(free, max(limit - used, limit / 4))
+    return free / 2
+
+
+def _number(path: Path) -> int | None:
+    """What a control group's file says; None where there is no such file, or it says `max`."""
+    text = path.read_text().strip() if path.is_file() else ""
+    return int(text) if text.isdigit() else None
+
+
+class _Span:
+    """One tile along one axis: `seen` is what goes in; of what comes out, `length` pixels after `skipped` are kept."""
+
+    def __init__(self, start: int, stop: int, reach: int, total: int):
+        self.seen = slice(max(start - reach, 0), min(stop + reach, total))
+        self.skipped, self.length = start - self.seen.start, stop - start
+
+
+def _spans(total: int, side: int, reach: int) -> list[_Span]:
+    """Tiles of about equal lengths; a single one where all of it fits in with the overlap."""
+    count = 1 if total <= side + 2 * reach else -(-total // side)
+    edges = [total * i // count for i in range(count + 1)]
+    return [_Span(start, stop, reach, total) for start, stop in pairwise(edges)]
+
+
+def _tile(network: nn.Module, lr: np.ndarray, largest: int) -> Tensor:
+    pixels = torch.from_numpy(lr.astype(np.float32)).to(_device(network))
+    return network(pixels.permute(2, 0, 1)[None] / largest).float()
+
+
+def _device(network: nn.Module) -> torch.device:
+    parameter = next(network.parameters(), None)
+    return torch.device("cpu") if parameter is None else parameter.device
+
+
+@torch.inference_mode()
+def _bytes_per_pixel(network: nn.Module, channels: int) -> float:
+    """What a network takes for an LR pixel at its widest place: a layer's input, and twice its output, for the copy in
+    another order that is made of it; and what becomes of the result until it is 8 bits again.
+
+    It is 1.2 to 1.7 times what was measured, with SRCNN, SRResNet, its other upsamplers and bicubic.
+    """
+    side = 16
+    most = 0
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        nonlocal most
+        most = max(most, inputs[0].numel() + 2 * output.numel())
+
+    hooks = [module.register_forward_hook(note) for module in network.modules() if not list(module.children())]
+    try:
+        network(torch.zeros(1, channels, side, side, device=_device(network)))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return 4 * (most / side**2 + 4 * channels * network.scale**2)

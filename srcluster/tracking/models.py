@@ -1,0 +1,62 @@
+"""Models that MLflow keeps: the file `model.safetensors` of a run."""
+
+import re
+from pathlib import Path
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from srcluster.tracking.server import PATIENCE_S, TrackingError, address, patiently, reason
+
+__all__ = ["download_model"]
+
+_RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})")
+_REGISTERED = re.compile(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))")
+
+FILE = "model.safetensors"
+
+
+def download_model(name: str, folder: Path) -> Path:
+    """Fetch the `model.safetensors` of a run, or of the run that a registered model is of, to a folder.
+
+    Args:
+        name: `models:/name/version`, `models:/name@alias`, or a run's id, perhaps after `runs:/`.
+        folder: Where it goes.
+
+    Raises:
+        TrackingError: The server does not answer, or has no such run, model or file.
+    """
+    client = MlflowClient(address())
+    run = _RUN.fullmatch(name)
+    run_id = run[1] if run else _run_of(client, name)
+    found = next(_named(client, run_id, ""), None)
+    if found is None:
+        raise TrackingError(f"run {run_id} has no {FILE} among its artifacts: name another run, or the file itself")
+    try:
+        return Path(client.download_artifacts(run_id, found, str(folder)))
+    except (MlflowException, OSError) as error:
+        raise TrackingError(f"{FILE} of run {run_id} can't be fetched ({reason(error)})") from error
+
+
+def _run_of(client: MlflowClient, name: str) -> str:
+    parts = _REGISTERED.fullmatch(name)
+    if parts is None:
+        raise TrackingError(f"{name} is no model's name: write models:/name/version, models:/name@alias or a run's id")
+    model, version, alias = parts.groups()
+
+    def ask():
+        return client.get_model_version_by_alias(model, alias) if alias else client.get_model_version(model, version)
+
+    run_id = patiently(ask, PATIENCE_S).run_id
+    if not run_id:
+        raise TrackingError(f"{name} was registered without a run: name the file itself")
+    return run_id
+
+
+def _named(client: MlflowClient, run_id: str, folder: str):
+    """Paths of the run's artifacts with this name, those of outer folders first."""
+    entries = patiently(lambda: client.list_artifacts(run_id, folder or None), PATIENCE_S)
+    yield from (entry.path for entry in entries if entry.path.rpartition("/")[2] == FILE)
+    for entry in entries:
+        if entry.is_dir:
+            yield from _named(client, run_id, entry.path)
