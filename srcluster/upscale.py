@@ -110,6 +110,8 @@ def _pictures(source: str, out: str) -> list[tuple[str, str]]:
     """Where the pictures of a source are, and their names within it."""
     if storage.exists(source):
         return [(source, source.rpartition("/")[2])]
+    if not storage.is_s3(source) and not Path(source).is_dir():
+        raise UpscaleError(f"there is no picture or folder {source}: check its name")
     storage.check(source)
     places = ((storage.join(source, name), name) for name in storage.names(source))
     # DIR may be within the folder, from the last time.

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from srcluster import models
+from srcluster.cli import _repeated
 from srcluster.data import benchmarks
 from srcluster.errors import UserError
 from srcluster.evaluate import evaluate
@@ -75,6 +76,14 @@ def test_another_tools_pictures(folder, tmp_path, form):
     made = run(folder, "bicubic", str(tmp_path / "tool"))
     assert made["tool"]["means"] == made["bicubic"]["means"]
     assert made["tool"]["parameters"] is None
+
+
+def test_options_of_several_words():
+    typed = ["bicubic", "--on", "Set5", "Set14", "--csv", "a", "--on=b", "--image", "c"]
+    assert list(_repeated(typed, ("--on", "--image"))) == [
+        *("bicubic", "--on", "Set5", "--on", "Set14", "--csv", "a", "--on=b", "--image", "c")
+    ]
+    assert list(_repeated(["a", "--on"], ("--on",))) == ["a", "--on"]
 
 
 def test_pictures_that_do_not_fit(folder, tmp_path):

@@ -120,7 +120,7 @@ def test_what_is_refused(tmp_path):
     Image.fromarray(noise(8, 9, 3)).save(tmp_path / "sub" / "a.png")
     with pytest.raises(UserError, match="several pictures would become"):
         run(tmp_path / "a.png", tmp_path / "sub" / "a.png", out=tmp_path / "out")
-    with pytest.raises(UserError, match="there is no"):
+    with pytest.raises(UserError, match="there is no picture"):
         run(tmp_path / "gone.png", out=tmp_path / "out")
     with pytest.raises(UserError, match="where to"):
         upscale([str(tmp_path / "a.png")], model="bicubic")

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import os
 import re
+import struct
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -189,7 +190,8 @@ def opened(encoded: bytes, name: str) -> Iterator[Image.Image]:
         raise PhotoError(f"{name} is not a picture that Pillow can read") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise PhotoError(f"{name} is refused as a decompression bomb: {error}") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    # Of damaged files, and of their EXIF data, Pillow raises whatever comes of them.
+    except (OSError, RuntimeError, SyntaxError, TypeError, ValueError, struct.error) as error:
         raise PhotoError(f"{name} is damaged or truncated ({error}); fetch it again or remove it") from error
 
 

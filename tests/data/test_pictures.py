@@ -159,3 +159,19 @@ def test_what_would_lose_something_is_refused():
         read_picture(file_of(Image.fromarray(noise(99, 99, 3)))[:-2000], "a")
     with pytest.raises(PhotoError, match="not a picture"):
         read_picture(b"no picture", "a")
+
+
+def test_whatever_is_wrong_with_a_file_is_said_of_the_file():
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010F] = 6, "a camera"
+    random, refused = np.random.default_rng(0), 0
+    for kind in ("JPEG", "TIFF", "WEBP", "AVIF"):
+        encoded = np.frombuffer(file_of(Image.fromarray(noise(24, 30, 3)), kind, exif=exif), np.uint8)
+        for _ in range(40):
+            damaged = encoded.copy()
+            damaged[random.integers(0, min(400, len(damaged)), 8)] = random.integers(0, 256, 8)
+            try:
+                read_picture(damaged.tobytes(), "a")
+            except PhotoError:
+                refused += 1
+    assert refused > 50
