@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from srcluster.recipe import load
+
 ROOT = Path(__file__).parents[1]
 SOURCES = sorted((ROOT / "srcluster").rglob("*.py"))
 
@@ -65,6 +67,8 @@ def test_every_verb_of_the_readme_explains_itself():
 
 def test_the_readmes_dry_runs_and_overrides_are_understood():
     readme = (ROOT / "README.md").read_text().replace("\n", "\n ")
+    for words in re.findall(r"python -m srcluster\.train (\S+(?: [\w.]+=\S+)*)", readme):
+        load(*words.split(maxsplit=1)[:1], words.split()[1:])
     commands = set(re.findall(r"^ +python -m srcluster\.sweep (sweeps/\S+(?: [\w.]+=\S+)*)", readme, re.MULTILINE))
     assert len(commands) >= 3
     for command in commands:
