@@ -21,7 +21,7 @@ from srcluster.training.evaluation import means
 
 __all__ = ["comparable", "figure", "log_to_mlflow", "print_table", "to_csv", "to_json"]
 
-_SHOWN = {"psnr_y": ("PSNR-Y", ".2f"), "ssim_y": ("SSIM-Y", ".4f")}
+_SHOWN = {"psnr_y": ("PSNR-Y", ".2f"), "ssim_y": ("SSIM-Y", ".4f"), "checkerboard_db": ("checkerboard", ".2f")}
 """Metrics of the table; the files have all."""
 
 
@@ -53,7 +53,7 @@ def print_table(results: Sequence[Result], benchmarks: Sequence[Benchmark], publ
         cells = []
         for benchmark in benchmarks:
             psnr_y = row.psnr_y.get(benchmark.name)
-            cells += ["" if psnr_y is None else f"{psnr_y:.2f}", ""]
+            cells += ["" if psnr_y is None else f"{psnr_y:.2f}", *[""] * (len(_SHOWN) - 1)]
         table.add_row(row.model, *cells, "", "", "", row.source, style="dim")
     # A file or a pipe has no width: never cut a table to Rich's 80 columns there.
     Console(width=None if sys.stdout.isatty() else 200).print(table)

@@ -20,7 +20,7 @@ from srcluster.errors import UserError
 from srcluster.model_finder import find_model, holds_model
 from srcluster.progress import progress
 from srcluster.tiling import memory_at_hand, restore
-from srcluster.training.evaluation import Score, measure
+from srcluster.training.evaluation import Score, compare
 
 __all__ = ["Candidate", "EvaluateError", "Result", "candidate", "evaluate"]
 
@@ -96,7 +96,7 @@ def evaluate(entry: Candidate, benchmarks: Sequence[Benchmark], scale: int, addr
     if entry.network is None:
         return Result(
             entry.label,
-            {b.name: [measure(image, sr, scale) for image, sr in _pictures(entry, b, scale)] for b in benchmarks},
+            {b.name: [compare(image, sr, scale) for image, sr in _pictures(entry, b, scale)] for b in benchmarks},
         )
     calls = [
         (benchmark.name, image, scale, address != "none") for benchmark in benchmarks for image in benchmark.images
@@ -140,7 +140,7 @@ def _one(network: nn.Module, benchmark: str, image: BenchmarkImage, scale: int, 
     if task and torch.cuda.is_available():
         network = network.cuda()
     sr, seconds, peak_bytes = _restored(network, image, alone=not task)
-    return _Done(benchmark, measure(image, sr, scale), seconds, peak_bytes)
+    return _Done(benchmark, compare(image, sr, scale), seconds, peak_bytes)
 
 
 def _restored(network: nn.Module, image: BenchmarkImage, alone: bool) -> tuple[np.ndarray, float, int]:

@@ -14,7 +14,7 @@ from srcluster.pixels.metrics import psnr, ssim
 from srcluster.pixels.resize import to_uint8
 from srcluster.training.ranks import Ranks
 
-__all__ = ["Measure", "Score", "evaluate", "evaluate_together", "means", "measure", "restore"]
+__all__ = ["Measure", "Score", "compare", "evaluate", "evaluate_together", "means", "restore"]
 
 _METRICS = ("psnr_y", "psnr_rgb", "ssim_y", "checkerboard_db")
 
@@ -64,8 +64,8 @@ def evaluate(
     """
     scores = []
     for image in benchmark.images:
-        score = measure(image, restore(network, image.lr), scale)
-        score.values.update({name: further(score.sr, image.hr) for name, further in (more or {}).items()})
+        score = compare(image, restore(network, image.lr), scale)
+        score.values.update({name: measure(score.sr, image.hr) for name, measure in (more or {}).items()})
         scores.append(score)
     return scores
 
@@ -76,14 +76,14 @@ def evaluate_together(network: nn.Module, benchmark: Benchmark, scale: int, rank
     table = torch.zeros(len(benchmark.images), len(_METRICS), dtype=torch.float64, device=device)
     for number in ranks.share(range(len(benchmark.images))):
         image = benchmark.images[number]
-        values = measure(image, restore(network, image.lr), scale).values
+        values = compare(image, restore(network, image.lr), scale).values
         table[number] = torch.tensor([values[metric] for metric in _METRICS])
     columns = ranks.gather(table).sum(0).mean(0).tolist()
     return {f"{metric}/{benchmark.name}": mean for metric, mean in zip(_METRICS, columns, strict=True)}
 
 
-def measure(image: BenchmarkImage, sr: np.ndarray, scale: int) -> Score:
-    """Compare a restored image, H x W x 3 uint8, with its original."""
+def compare(image: BenchmarkImage, sr: np.ndarray, scale: int) -> Score:
+    """Measure a restored image, H x W x 3 uint8, against its original."""
     luma = "grey" if image.grey else "y"
     values = {
         "psnr_y": psnr(sr, image.hr, shave=scale, channels=luma),
