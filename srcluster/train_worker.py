@@ -58,7 +58,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     def tell(step: int, metrics: dict[str, float]) -> None:
         if "train/loss" in metrics:
             say(
-                f"step {step:>7}   loss {metrics['train/loss']:.5f}   {metrics['train/patches_per_s']:.0f} patches/s   "
+                f"step {step:>7}   loss {metrics['train/loss']:.5f}   {metrics['train/patches_per_s']:.1f} patches/s   "
                 f"waiting for data {metrics['train/data_wait_share']:.1%}"
             )
         else:
