@@ -200,6 +200,8 @@ class Evaluation(Part):
     """Names (Set5, Set14, BSD100, Wheel3) or folders or s3:// URLs; `auto` takes the named ones that are at hand."""
     every_steps: int = Field(1000, ge=1)
     """The first benchmark is measured this often, the others at the end."""
+    select: Literal["best", "last"] = "best"
+    """Which weights are the result: those with the best PSNR on the first benchmark, or the last that were measured."""
     pictures: int = Field(5, ge=0)
     """Images of each benchmark of which a comparison picture is kept."""
 

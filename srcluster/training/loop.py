@@ -121,10 +121,10 @@ def fit(
 
 
 def _follow(recipe: Recipe, state: State, benchmark: Benchmark, ranks: Ranks) -> dict[str, float]:
-    """Evaluate the weights as they are, and keep them if they are the best so far."""
+    """Evaluate the weights as they are, and keep them if they are the best so far, or the recipe wants the last."""
     metrics = evaluate_together(_with_weights(recipe, state.weights()), benchmark, recipe.scale, ranks)
     score = f"psnr_y/{benchmark.name}"
-    if metrics[score] > state.best.get(score, -math.inf):
+    if recipe.evaluation.select == "last" or metrics[score] > state.best.get(score, -math.inf):
         state.best = metrics | {"step": state.step}
         state.best_weights = {name: weight.detach().clone() for name, weight in state.weights().items()}
     return metrics

@@ -124,6 +124,8 @@ def test_the_best_weights_are_kept(shards, pieces, tmp_path):
     followed = recorder.metrics["psnr_y/pieces"]
     assert result.metrics["best/psnr_y/pieces"] == pytest.approx(max(score for _, score in followed))
     assert result.metrics["best/step"] == max(followed, key=lambda point: point[1])[0]
+    last = recipe_from(ruined.model_dump(mode="json"), {"evaluation.select": "last"})
+    assert run(last, pieces, tmp_path / "last")[0].metrics["best/step"] == 4
 
 
 def test_a_loss_that_is_no_number_stops_before_the_next_checkpoint(shards, pieces, tmp_path):
