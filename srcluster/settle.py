@@ -53,6 +53,8 @@ def said() -> dict[str, str]:
 
     Credentials are not: they are the cluster's own, and what is said to a job can be read by whoever may see it.
     """
+    # `ray job submit` may have been told the same, which is no conflict.
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
     words = {"SRCLUSTER_GIT_COMMIT": tracking.environment_tags().get("mlflow.source.git.commit", "")}
     if folder := data_folder():
         words["SRCLUSTER_DATA"] = str(folder.resolve())

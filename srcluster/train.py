@@ -1,6 +1,8 @@
 """`python -m srcluster.train srresnet`: one recipe, over any number of workers, under Ray Train."""
 
+import os
 import re
+import sys
 from typing import Annotated
 
 import typer
@@ -27,12 +29,18 @@ def train(
         str, typer.Option(help="A Ray cluster; `local` is the embedded one; `auto` is RAY_ADDRESS, or else local.")
     ] = "auto",
     retries: Annotated[int, typer.Option(help="How often a run whose worker died goes on.", min=0)] = 8,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="As a job on the cluster, with a copy of this folder; see `ray job`.")
+    ] = False,
 ) -> None:
     """Train a recipe; the same command again continues it."""
     chosen = load(recipe, overrides or ())
     fewest, most = _range(workers)
     if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"--name is made of letters, digits and _.- , not {name!r}")
+    if submit:
+        _submit(name or f"{chosen.name}-{chosen.digest()[:8]}")
+        return
     address = cluster.join(address)
     # Ray reads its environment when it is imported.
     from srcluster import train_driver
@@ -41,6 +49,17 @@ def train(
     if not train_driver.run(chosen, name, fleet, address):
         print("interrupted; nothing is lost, the same command continues it")
         raise typer.Exit(130)
+
+
+def _submit(name: str) -> None:
+    """The command that was typed, but for where it runs and what it is called."""
+    if not os.environ.keys() & {"RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"}:
+        cluster.join("local")
+    from srcluster import train_submit
+
+    typed = [word for word in sys.argv[1:] if word != "--submit"]
+    if not train_submit.submit(name, ["python", "-m", "srcluster.train", *typed, "--name", name]):
+        raise typer.Exit(1)
 
 
 def _range(workers: str) -> tuple[int, int]:

@@ -18,7 +18,9 @@ from srcluster.data import benchmarks
 from srcluster.data.stream import open_stream
 from srcluster.errors import UserError
 from srcluster.recipe import Recipe
+from srcluster.train_group import Strangers
 from srcluster.train_worker import Mailbox, work
+from srcluster.training.lease import Lease, LeaseError
 from srcluster.training.store import RunStore
 
 __all__ = ["EXPERIMENT", "Fleet", "TrainError", "run"]
@@ -62,31 +64,40 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
     Raises:
         UserError: It can't be begun, continued or finished.
     """
+    # A pod that is deleted, or `ray job stop`.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     home = settle.home("runs")
     recipe = settle.settled(recipe)
     name = name or f"{recipe.name}-{recipe.digest()[:8]}"
     store = RunStore(storage.join(home, name), recipe.checkpoint.keep)
     _check(recipe, fleet)
     store.claim(recipe)
-    if result := store.result():
-        print(f"{name} is finished; to train it again, give it another --name or seed")
-        _print_result(name, result, store)
-        return True
+    with Lease(store.url) as lease:
+        if result := store.result():
+            print(f"{name} is finished; to train it again, give it another --name or seed")
+            _print_result(name, result, store)
+            return True
+        return _train(recipe, name, fleet, address, store, lease)
+
+
+def _train(recipe: Recipe, name: str, fleet: Fleet, address: str, store: RunStore, lease: Lease) -> bool:
     environment = tracking.environment_tags()
     os.environ |= {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
     ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": settle.said()})
-    # A pod that is deleted, or `ray job stop`.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     params = recipe.model_dump(mode="json")
     with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment) as run:
         print(f"{name}: {recipe.steps} steps on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(run.experiment_id)}", flush=True)
         bicubic = session.log_baseline(EXPERIMENT, recipe)
         try:
-            outcome = _fit(recipe, name, fleet, home, run.id)
+            outcome = _fit(recipe, name, fleet, store, run.id, lease)
         except KeyboardInterrupt:
             run.end("KILLED")
             return False
+        except LeaseError:
+            # The run in MLflow is the other's as well.
+            run.close(timeout_s=10)
+            raise
         finally:
             ray.shutdown()
         if error := outcome.get("error"):
@@ -106,7 +117,7 @@ def _check(recipe: Recipe, fleet: Fleet) -> None:
         benchmarks.load(name, recipe.scale)
 
 
-def _fit(recipe: Recipe, name: str, fleet: Fleet, home: str, run_id: str) -> dict[str, Any]:
+def _fit(recipe: Recipe, name: str, fleet: Fleet, store: RunStore, run_id: str, lease: Lease) -> dict[str, Any]:
     """Ray Train, its worker's lines printed as they come."""
     # On another node it might be lost with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -117,11 +128,12 @@ def _fit(recipe: Recipe, name: str, fleet: Fleet, home: str, run_id: str) -> dic
         work,
         train_loop_config={
             "recipe": recipe.model_dump(mode="json"),
-            "store": storage.join(home, name),
+            "store": store.url,
             "run": run_id,
             "threads": cpus,
             "mailbox": mailbox,
         },
+        torch_config=Strangers(),
         scaling_config=train.ScalingConfig(
             num_workers=fleet.fewest if fleet.fewest == fleet.most else (fleet.fewest, fleet.most),
             use_gpu=fleet.gpu,
@@ -130,7 +142,7 @@ def _fit(recipe: Recipe, name: str, fleet: Fleet, home: str, run_id: str) -> dic
         ),
         run_config=train.RunConfig(
             name=name,
-            storage_path=home,
+            storage_path=store.url.rpartition("/")[0],
             failure_config=train.FailureConfig(max_failures=fleet.retries),
             logging_config=train.LoggingConfig(log_level="ERROR"),
         ),
@@ -150,6 +162,7 @@ def _fit(recipe: Recipe, name: str, fleet: Fleet, home: str, run_id: str) -> dic
     thread.start()
     while thread.is_alive():
         thread.join(1)
+        lease.check()
         for line in ray.get(mailbox.take.remote()):
             print(line, flush=True)
     if "defect" in outcome:

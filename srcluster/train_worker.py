@@ -11,6 +11,7 @@ from srcluster import session
 from srcluster.errors import UserError
 from srcluster.recipe import Recipe
 from srcluster.tracking import Run
+from srcluster.train_group import meet
 from srcluster.training.checkpoint import CheckpointError
 from srcluster.training.loop import NonFiniteLossError
 from srcluster.training.store import RunStore
@@ -69,6 +70,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             steps = store.steps()
             begun = f"from step {steps[-1]}" if steps else "from its beginning"
             say(f"{world} worker{'s' * (world > 1)} of {config['threads']} threads, {begun}")
+        meet()
         return {"metrics": session.train(recipe, run, store, tell, lambda: train.get_preemption_info() is not None)}
     except Exception as error:
         say(f"worker {rank} of {world}: {type(error).__name__}: {error}")

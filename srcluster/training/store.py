@@ -1,6 +1,7 @@
 """What a run keeps in storage, below a URL of its own: its recipe, its checkpoints, and at its end what came of it.
 
 recipe.json                  what the run is; it never changes
+lease.json                   who trains it now: see lease.py
 step-00001000/...            a checkpoint; state.json comes last, and without it there is none
 model.safetensors            the best network
 result.json                  its metrics; with it the run is finished
