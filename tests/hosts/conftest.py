@@ -1,6 +1,6 @@
-"""Several hosts, for real: network namespaces with addresses of their own, cut off, lost and slow in mid-training.
+"""Several hosts on one machine: network namespaces with addresses of their own, on a bridge.
 
-The root namespace is the laptop that jobs are submitted from. Each host has its own network, name, /tmp/ray and
+The root namespace is the laptop that jobs are submitted from. Each host has its own network, name, folder of Ray and
 /dev/shm; what they share is the disk with Python and the benchmark.
 """
 
@@ -25,24 +25,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import pytest
-import yaml
-from mlflow import MlflowClient
 from PIL import Image
 
 from srcluster import storage
 from srcluster.data import benchmarks
 from srcluster.local.cluster import write_private
-from srcluster.training.store import RunStore
 
-pytestmark = [pytest.mark.hosts, pytest.mark.timeout(600)]
-
-REPOSITORY = Path(__file__).parents[1]
+REPOSITORY = Path(__file__).parents[2]
 PREFIX = "srhosts"
 RAY = (sys.executable, "-m", "ray.scripts.scripts")
-RECIPE = (
-    *("model.features=8", "model.blocks=1", "precision=fp32", "data.patch=32", "data.batch=4"),
-    *("log_every_steps=50", "evaluation.every_steps=500", "checkpoint.every_steps=250"),
-)
 # So that a test need not wait as long as is wise on a real network.
 IMPATIENT = {
     "RAY_health_check_initial_delay_ms": "1000",
@@ -112,6 +103,41 @@ class Host:
         """Pull it out, `down`, or plug it in, `up`."""
         ip("link", "set", self.plug, state)
 
+    @contextmanager
+    def far_away(self, delay_s: float) -> Iterator[None]:
+        """Lay a cable to a host that takes so long each way, of two taps and a thread between them.
+
+        Where the kernel has netem, `tc` could do this; it rarely has in a container.
+        """
+        inner, outer = f"{self.plug}a", f"{self.plug}b"
+        taps = [_tap(inner), _tap(outer)]
+        ip("link", "set", inner, "netns", self.space)
+        (link,) = json.loads(subprocess.check_output(["ip", "-j", "-n", self.space, "link", "show", "eth0"]))
+        ip("-n", self.space, "link", "del", "eth0")
+        ip("-n", self.space, "link", "set", inner, "name", "eth0", "address", link["address"])
+        ip("-n", self.space, "addr", "add", f"{self.address}/24", "dev", "eth0")
+        ip("-n", self.space, "link", "set", "eth0", "up")
+        ip("link", "set", outer, "master", self.net.bridge, "up")
+        ended = threading.Event()
+        thread = threading.Thread(target=_carry, args=(taps, delay_s, ended))
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+            for tap in taps:
+                os.close(tap)
+
+    def is_counted_on(self) -> bool:
+        """Whether Ray takes it for alive."""
+        head = f"http://{self.net.head.address}:8265"
+        token = Path(self.net.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+        request = urllib.request.Request(f"{head}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            nodes = json.load(answer)["data"]["result"]["result"]
+        return (self.address, "ALIVE") in [(node["node_ip"], node["state"]) for node in nodes]
+
     def remove(self) -> None:
         self.kill()
         subprocess.run(["ip", "netns", "del", self.space], check=False)
@@ -176,6 +202,18 @@ class Net:
             MLFLOW_TRACKING_URI="",
         )
 
+    @staticmethod
+    def wait_for(condition: Callable[[], object], timeout_s: float = 240) -> float:
+        """Seconds it took."""
+        began = time.monotonic()
+        while not condition():
+            assert time.monotonic() - began < timeout_s
+            time.sleep(0.2)
+        return time.monotonic() - began
+
+    def submit(self, *command: str) -> "Job":
+        return Job(self, *command)
+
     def start_ray(self, host: Host) -> None:
         common = ("start", "--block", "--disable-usage-stats", f"--node-ip-address={host.address}")
         small = ("--object-store-memory=100000000",)
@@ -185,204 +223,6 @@ class Net:
         else:
             role = (f"--address={self.head.address}:6379", "--num-cpus=1")
         host.start("ray", *RAY, *common, *small, *role, **IMPATIENT)
-
-
-@pytest.fixture(scope="module")
-def net(tmp_path_factory) -> Iterator[Net]:
-    if os.geteuid() != 0 or not shutil.which("ip"):
-        pytest.skip("network namespaces take root and iproute2")
-    probe = f"{PREFIX}{os.getpid()}"
-    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)
-    if made.returncode:
-        pytest.skip(f"no network namespaces here: {made.stderr.strip()}")
-    ip("netns", "del", probe)
-    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        net = Net(tmp_path_factory.mktemp("hosts"), stack)
-        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-            patch.delenv(name)
-        for name, value in net.environment.items():
-            patch.setenv(name, value)
-        net.serve()
-        net.start_ray(net.head)
-        wait_for(lambda: answers(f"http://{net.services.address}:8333/healthz"))
-        storage.make_bucket("s3://hosts")
-        wait_for(lambda: answers(f"http://{net.services.address}:5000/health"))
-        wait_for(lambda: answers(f"http://{net.head.address}:52365/api/healthz"))
-        net.start_ray(net.first)
-        net.start_ray(net.second)
-        yield net
-
-
-def answers(url: str) -> bool:
-    with suppress(OSError), urllib.request.urlopen(url, timeout=2):
-        return True
-    return False
-
-
-def wait_for(condition: Callable[[], object], timeout_s: float = 240) -> float:
-    """Seconds it took."""
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < timeout_s
-        time.sleep(0.2)
-    return time.monotonic() - began
-
-
-class Job:
-    """A command submitted from outside, and what it says, each line with the time since."""
-
-    def __init__(self, net: Net, *command: str):
-        self.began, self.lines = time.monotonic(), []
-        submit = [*RAY, "job", "submit", "--working-dir", str(REPOSITORY), "--", "python", "-m", *command]
-        environment = os.environ | {"RAY_API_SERVER_ADDRESS": f"http://{net.head.address}:8265"}
-        self.process = subprocess.Popen(
-            submit, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        self.reader = threading.Thread(target=self._read, daemon=True)
-        self.reader.start()
-
-    def _read(self) -> None:
-        for line in self.process.stdout:
-            self.lines.append((time.monotonic() - self.began, line.rstrip()))
-            print(f"{self.lines[-1][0]:7.1f}  {self.lines[-1][1]}")
-
-    def times(self, pattern: str) -> list[float]:
-        """When it said something."""
-        return [seconds for seconds, line in self.lines if re.search(pattern, line)]
-
-    def wait_for(self, pattern: str, count: int = 1) -> None:
-        def is_said() -> bool:
-            assert self.process.poll() is None
-            return len(self.times(pattern)) >= count
-
-        wait_for(is_said)
-
-    def finish(self) -> None:
-        assert self.process.wait(timeout=240) == 0
-        self.reader.join()
-
-
-def train(net: Net, name: str, steps: int) -> Job:
-    recipe = ("srresnet", *RECIPE, f"evaluation.benchmarks=[{net.folder}/pieces]", f"steps={steps}")
-    return Job(net, "srcluster.train", *recipe, "--workers", "2", "--cpus", "1", "--name", name)
-
-
-def assert_whole(name: str, steps: int) -> None:
-    """The run is finished, and its curves have no hole and no double."""
-    client = MlflowClient()
-    experiment = client.get_experiment_by_name("train")
-    (run,) = client.search_runs([experiment.experiment_id], f"tags.`srcluster.key` = '{name}'")
-    assert run.info.status == "FINISHED"
-    for metric, every in (("train/loss", 50), ("train/lr", 50), ("psnr_y/pieces", 500)):
-        points = client.get_metric_history(run.info.run_id, metric)
-        assert [point.step for point in points] == list(range(every, steps + 1, every)), metric
-
-
-def alive(host: Host) -> bool:
-    """Whether Ray counts on a host."""
-    listed = subprocess.run(
-        [*RAY, "list", "nodes", "--format=json", f"--filter=node_ip={host.address}", "--filter=state=ALIVE"],
-        env=os.environ | {"RAY_API_SERVER_ADDRESS": f"http://{host.net.head.address}:8265"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    return listed.returncode == 0 and listed.stdout.strip() not in ("", "[]")
-
-
-def test_a_host_is_cut_off_and_lost_in_mid_training(net):
-    steps, begun = 2000, r"2 workers of 1 threads, from"
-    job = train(net, "cut", steps)
-    kept = RunStore("s3://hosts/runs/cut")
-
-    # Too short to be noticed: it only waits.
-    wait_for(lambda: kept.steps())
-    net.second.cable("down")
-    time.sleep(4)
-    net.second.cable("up")
-    logged = len(job.lines)
-    paused = wait_for(lambda: len(job.lines) > logged)
-    assert len(job.times(begun)) == 1
-
-    # Taken for dead: it ends by itself when it is back, and joins anew, as where a supervisor starts it again.
-    reached = kept.steps()[-1]
-    wait_for(lambda: kept.steps()[-1] > reached)
-    net.second.cable("down")
-    noticed = wait_for(lambda: not alive(net.second))
-    net.second.cable("up")
-    ended = wait_for(lambda: not net.second.processes())
-    net.start_ray(net.second)
-    back = time.monotonic() - job.began
-    job.wait_for(begun, 2)
-    returned = job.times(begun)[1] - back
-
-    # Lost for good, and another takes its place.
-    reached = kept.steps()[-1]
-    wait_for(lambda: kept.steps()[-1] > reached)
-    net.first.kill()
-    lost = time.monotonic() - job.began
-    net.start_ray(net.third)
-    job.wait_for(begun, 3)
-    replaced = job.times(begun)[2] - lost
-
-    job.finish()
-    assert len(job.times(begun)) == 3
-    assert_whole("cut", steps)
-    stages = ("Running entrypoint", "steps on Ray at", begun, r"step +50 ")
-    print("submitted, begun, Ray joined, ranks begun, step 50:", [f"{job.times(stage)[0]:.1f} s" for stage in stages])
-    print(f"link back after 4 s: the next line after {paused:.1f} s")
-    print(f"cut off: noticed after {noticed:.1f} s; back: ended by itself after {ended:.1f} s")
-    print(f"joined anew: the ranks go on after {returned:.1f} s; lost, replaced by another: {replaced:.1f} s")
-
-
-def test_a_head_far_away(net):
-    """A hundred milliseconds to the head and back, for a sweep and for a training."""
-    with far_away(net.head, 0.05):
-        began = time.monotonic()
-        assert not answers(f"http://{net.head.address}:1")
-        assert time.monotonic() - began > 0.1
-        sweep = {
-            "recipe": "srresnet",
-            "overrides": {"steps": 100} | dict(word.split("=") for word in RECIPE),
-            "parameters": {"optimizer.lr": {"grid": [1e-3, 1e-4]}},
-        }
-        (net.folder / "far.yaml").write_text(yaml.safe_dump(sweep))
-        job = Job(net, "srcluster.sweep", f"{net.folder}/far.yaml", f"evaluation.benchmarks=[{net.folder}/pieces]")
-        job.finish()
-        client = MlflowClient()
-        runs = client.search_runs([client.get_experiment_by_name("far").experiment_id])
-        assert [run.info.status for run in runs] == ["FINISHED"] * 4
-        job = train(net, "far", 500)
-        job.finish()
-        assert_whole("far", 500)
-        print("submitted, step 50:", job.times(r"step +50 "))
-
-
-@contextmanager
-def far_away(host: Host, delay_s: float) -> Iterator[None]:
-    """Lay a cable to a host that takes so long each way, of two taps and a thread between them.
-
-    Where the kernel has netem, `tc` could do this; it rarely has in a container.
-    """
-    inner, outer = f"{host.plug}a", f"{host.plug}b"
-    taps = [_tap(inner), _tap(outer)]
-    ip("link", "set", inner, "netns", host.space)
-    (link,) = json.loads(subprocess.check_output(["ip", "-j", "-n", host.space, "link", "show", "eth0"]))
-    ip("-n", host.space, "link", "del", "eth0")
-    ip("-n", host.space, "link", "set", inner, "name", "eth0", "address", link["address"])
-    ip("-n", host.space, "addr", "add", f"{host.address}/24", "dev", "eth0")
-    ip("-n", host.space, "link", "set", "eth0", "up")
-    ip("link", "set", outer, "master", host.net.bridge, "up")
-    ended = threading.Event()
-    thread = threading.Thread(target=_carry, args=(taps, delay_s, ended))
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-        for tap in taps:
-            os.close(tap)
 
 
 def _tap(name: str) -> int:
@@ -408,3 +248,69 @@ def _carry(taps: list[int], delay_s: float, ended: threading.Event) -> None:
             *_, tap, frame = heapq.heappop(waiting)
             with suppress(OSError):
                 os.write(tap, frame)
+
+
+@pytest.fixture(scope="module")
+def net(tmp_path_factory) -> Iterator[Net]:
+    if os.geteuid() != 0 or not shutil.which("ip"):
+        pytest.skip("network namespaces take root and iproute2")
+    probe = f"{PREFIX}{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", probe], capture_output=True, text=True, check=False)
+    if made.returncode:
+        pytest.skip(f"no network namespaces here: {made.stderr.strip()}")
+    ip("netns", "del", probe)
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        net = Net(tmp_path_factory.mktemp("hosts"), stack)
+        for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+            patch.delenv(name)
+        for name, value in net.environment.items():
+            patch.setenv(name, value)
+        net.serve()
+        net.start_ray(net.head)
+        net.wait_for(lambda: answers(f"http://{net.services.address}:8333/healthz"))
+        storage.make_bucket("s3://hosts")
+        net.wait_for(lambda: answers(f"http://{net.services.address}:5000/health"))
+        net.wait_for(lambda: answers(f"http://{net.head.address}:52365/api/healthz"))
+        net.start_ray(net.first)
+        net.start_ray(net.second)
+        yield net
+
+
+def answers(url: str) -> bool:
+    with suppress(OSError), urllib.request.urlopen(url, timeout=2):
+        return True
+    return False
+
+
+class Job:
+    """A command submitted from outside, and what it says, each line with the time since."""
+
+    def __init__(self, net: Net, *command: str):
+        self.net, self.began, self.lines = net, time.monotonic(), []
+        submit = [*RAY, "job", "submit", "--working-dir", str(REPOSITORY), "--", "python", "-m", *command]
+        environment = os.environ | {"RAY_API_SERVER_ADDRESS": f"http://{net.head.address}:8265"}
+        self.process = subprocess.Popen(
+            submit, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append((time.monotonic() - self.began, line.rstrip()))
+            print(f"{self.lines[-1][0]:7.1f}  {self.lines[-1][1]}")
+
+    def times(self, pattern: str) -> list[float]:
+        """When it said something."""
+        return [seconds for seconds, line in self.lines if re.search(pattern, line)]
+
+    def wait_for(self, pattern: str, count: int = 1) -> None:
+        def is_said() -> bool:
+            assert self.process.poll() is None
+            return len(self.times(pattern)) >= count
+
+        self.net.wait_for(is_said)
+
+    def finish(self) -> None:
+        assert self.process.wait(timeout=240) == 0
+        self.reader.join()

@@ -1,0 +1,103 @@
+"""Trainings and a sweep over several hosts, of which one is cut off, one is lost, and one is far away."""
+
+import socket
+import time
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from srcluster.training.store import RunStore
+
+pytestmark = [pytest.mark.hosts, pytest.mark.timeout(900)]
+
+RECIPE = (
+    *("model.features=8", "model.blocks=1", "precision=fp32", "data.patch=32", "data.batch=4"),
+    *("log_every_steps=50", "evaluation.every_steps=500", "checkpoint.every_steps=250"),
+)
+
+
+def train(net, name: str, steps: int):
+    recipe = ("srresnet", *RECIPE, f"evaluation.benchmarks=[{net.folder}/pieces]", f"steps={steps}")
+    return net.submit("srcluster.train", *recipe, "--workers", "2", "--cpus", "1", "--name", name)
+
+
+def assert_whole(name: str, steps: int) -> None:
+    """The run is finished, and its curves have no hole and no double."""
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name("train")
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`srcluster.key` = '{name}'")
+    assert run.info.status == "FINISHED"
+    for metric, every in (("train/loss", 50), ("train/lr", 50), ("psnr_y/pieces", 500)):
+        points = client.get_metric_history(run.info.run_id, metric)
+        assert [point.step for point in points] == list(range(every, steps + 1, every)), metric
+
+
+def test_a_host_is_cut_off_and_lost_in_mid_training(net):
+    steps, begun = 2000, r"2 workers of 1 threads, from"
+    job = train(net, "cut", steps)
+    kept = RunStore("s3://hosts/runs/cut")
+
+    # Too short to be noticed: it only waits.
+    net.wait_for(lambda: kept.steps())
+    net.second.cable("down")
+    time.sleep(4)
+    net.second.cable("up")
+    logged = len(job.lines)
+    paused = net.wait_for(lambda: len(job.lines) > logged)
+    assert len(job.times(begun)) == 1
+
+    # Taken for dead: it ends by itself when it is back, and joins anew, as where a supervisor starts it again.
+    reached = kept.steps()[-1]
+    net.wait_for(lambda: kept.steps()[-1] > reached)
+    net.second.cable("down")
+    noticed = net.wait_for(lambda: not net.second.is_counted_on())
+    net.second.cable("up")
+    ended = net.wait_for(lambda: not net.second.processes())
+    net.start_ray(net.second)
+    back = time.monotonic() - job.began
+    job.wait_for(begun, 2)
+    returned = job.times(begun)[1] - back
+
+    # Lost for good, and another takes its place.
+    reached = kept.steps()[-1]
+    net.wait_for(lambda: kept.steps()[-1] > reached)
+    net.first.kill()
+    lost = time.monotonic() - job.began
+    net.start_ray(net.third)
+    job.wait_for(begun, 3)
+    replaced = job.times(begun)[2] - lost
+
+    job.finish()
+    assert len(job.times(begun)) == 3
+    assert_whole("cut", steps)
+    stages = ("Running entrypoint", "steps on Ray at", begun, r"step +50 ")
+    print("submitted, begun, Ray joined, ranks begun, step 50:", [f"{job.times(stage)[0]:.1f} s" for stage in stages])
+    print(f"link back after 4 s: the next line after {paused:.1f} s")
+    print(f"cut off: noticed after {noticed:.1f} s; back: ended by itself after {ended:.1f} s")
+    print(f"joined anew: the ranks go on after {returned:.1f} s; lost, replaced by another: {replaced:.1f} s")
+
+
+def test_a_head_far_away(net):
+    """A hundred milliseconds to the head and back, for a sweep and for a training."""
+    with net.head.far_away(0.05):
+        began = time.monotonic()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection((net.head.address, 1))
+        assert time.monotonic() - began > 0.1
+        sweep = {
+            "recipe": "srresnet",
+            "overrides": {"steps": 100}
+            | {key: yaml.safe_load(value) for key, value in (word.split("=") for word in RECIPE)},
+            "parameters": {"optimizer.lr": {"grid": [1e-3, 1e-4]}},
+        }
+        (net.folder / "far.yaml").write_text(yaml.safe_dump(sweep))
+        job = net.submit("srcluster.sweep", f"{net.folder}/far.yaml", f"evaluation.benchmarks=[{net.folder}/pieces]")
+        job.finish()
+        client = MlflowClient()
+        runs = client.search_runs([client.get_experiment_by_name("far").experiment_id])
+        assert [run.info.status for run in runs] == ["FINISHED"] * 4
+        job = train(net, "far", 500)
+        job.finish()
+        assert_whole("far", 500)
+        print("submitted, step 50:", job.times(r"step +50 "))
