@@ -140,7 +140,9 @@ class Host:
 
     def remove(self) -> None:
         self.kill()
-        subprocess.run(["ip", "netns", "del", self.space], check=False)
+        # A namespace lives on for a while in connections that nobody has closed.
+        for made in (("link", "del", self.plug), ("netns", "del", self.space)):
+            subprocess.run(["ip", *made], capture_output=True, check=False)
         shutil.rmtree(Path("/etc/netns", self.space), ignore_errors=True)
 
 
