@@ -39,7 +39,11 @@ def train(
     if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"--name is made of letters, digits and _.- , not {name!r}")
     if submit:
-        _submit(name or f"{chosen.name}-{chosen.digest()[:8]}")
+        typed = [word for word in sys.argv[1:] if word != "--submit"]
+        if not name:
+            name = f"{chosen.name}-{chosen.digest()[:8]}"
+            typed += ["--name", name]
+        _submit(name, typed)
         return
     address = cluster.join(address)
     # Ray reads its environment when it is imported.
@@ -51,14 +55,12 @@ def train(
         raise typer.Exit(130)
 
 
-def _submit(name: str) -> None:
-    """The command that was typed, but for where it runs and what it is called."""
+def _submit(name: str, typed: list[str]) -> None:
     if not os.environ.keys() & {"RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"}:
         cluster.join("local")
     from srcluster import train_submit
 
-    typed = [word for word in sys.argv[1:] if word != "--submit"]
-    if not train_submit.submit(name, ["python", "-m", "srcluster.train", *typed, "--name", name]):
+    if not train_submit.submit(name, ["python", "-m", "srcluster.train", *typed]):
         raise typer.Exit(1)
 
 

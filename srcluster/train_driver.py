@@ -1,5 +1,6 @@
 """A training's driver: checks all that can be checked, hands the recipe to Ray Train, and concludes."""
 
+import functools
 import os
 import signal
 import threading
@@ -72,7 +73,7 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
     store = RunStore(storage.join(home, name), recipe.checkpoint.keep)
     _check(recipe, fleet)
     store.claim(recipe)
-    with Lease(store.url) as lease:
+    with Lease(store.url, functools.partial(print, flush=True)) as lease:
         if result := store.result():
             print(f"{name} is finished; to train it again, give it another --name or seed")
             _print_result(name, result, store)

@@ -41,7 +41,7 @@ class Lease:
         beat_s: Seconds between two signs of life.
     """
 
-    def __init__(self, url: str, tell: Callable[[str], None] = print, *, beat_s: float = _BEAT_S):
+    def __init__(self, url: str, tell: Callable[[str], None], *, beat_s: float = _BEAT_S):
         self._url, self._place = url, storage.join(url, "lease.json")
         self._tell, self._beat_s = tell, beat_s
         self._holder = {"id": uuid.uuid4().hex, "who": f"process {os.getpid()} on {socket.gethostname()}"}
