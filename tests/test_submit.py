@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import urllib.request
 import zipfile
 from collections.abc import Iterator
 from contextlib import suppress
@@ -14,7 +15,6 @@ import psutil
 import pytest
 from mlflow import MlflowClient
 from ray._private.runtime_env.packaging import create_package
-from ray.job_submission import JobSubmissionClient
 
 from srcluster import storage
 from srcluster.local import processes
@@ -120,8 +120,11 @@ def command_lines() -> Iterator[str]:
 
 def said(shell) -> Iterator[tuple[str, bytes]]:
     """All that a job leaves for others to read."""
-    jobs = JobSubmissionClient(shell.cluster.dashboard_url).list_jobs()
-    yield "jobs", str([job.__dict__ for job in jobs]).encode()
+    token = {"Authorization": f"Bearer {shell.cluster.ray_token_path.read_text()}"}
+    for place in ("jobs/", "v0/jobs", "v0/actors", "v0/workers"):
+        url = f"{shell.cluster.dashboard_url}/api/{place}"
+        with urllib.request.urlopen(urllib.request.Request(url, headers=token), timeout=60) as answer:
+            yield url, answer.read()
     client = MlflowClient()
     for experiment in client.search_experiments():
         for run in client.search_runs([experiment.experiment_id]):

@@ -150,7 +150,7 @@ class Net:
     """A head without cores, workers of one core each, and a host of S3 and MLflow, on one bridge."""
 
     def __init__(self, folder: Path, stack: ExitStack):
-        self.folder, self.bridge = folder, f"sr{os.getpid()}"
+        self.folder, self.bridge, self.stack = folder, f"sr{os.getpid()}", stack
         self.subnet = f"10.{200 + os.getpid() % 50}.{secrets.randbelow(250)}"
         self.ray_folder = Path("/tmp", f"{PREFIX}{os.getpid()}")
         self.ray_folder.mkdir()
@@ -214,7 +214,9 @@ class Net:
         return time.monotonic() - began
 
     def submit(self, *command: str) -> "Job":
-        return Job(self, *command)
+        job = Job(self, *command)
+        self.stack.callback(job.process.kill)
+        return job
 
     def start_ray(self, host: Host) -> None:
         common = ("start", "--block", "--disable-usage-stats", f"--node-ip-address={host.address}")
@@ -224,7 +226,9 @@ class Net:
             role += (f"--temp-dir={self.ray_folder}",)
         else:
             role = (f"--address={self.head.address}:6379", "--num-cpus=1")
-        host.start("ray", *RAY, *common, *small, *role, **IMPATIENT)
+        # A supervisor that starts it whenever it has ended, as on a real host.
+        forever = ("sh", "-c", 'while :; do "$@"; sleep 1; done', "ray")
+        host.start("ray", *forever, *RAY, *common, *small, *role, **IMPATIENT)
 
 
 def _tap(name: str) -> int:
