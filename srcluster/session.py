@@ -5,14 +5,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import yaml
 
-from srcluster import models
+from srcluster import models, storage, tracking
 from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
 from srcluster.data.stream import Stream, open_stream
 from srcluster.figures import comparison_of
-from srcluster.models.saved import save_weights
+from srcluster.models.saved import load_model, save_weights
 from srcluster.recipe import Interpolation, Recipe
 from srcluster.tracking import Run
 from srcluster.training.evaluation import evaluate, means, restore
@@ -20,7 +21,7 @@ from srcluster.training.loop import Fit, fit
 from srcluster.training.ranks import Ranks
 from srcluster.training.store import RunStore
 
-__all__ = ["log_baseline", "train"]
+__all__ = ["log_baseline", "publish", "train"]
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,30 @@ def _keep(run: Run, recipe: Recipe, measured: list[Benchmark], result: Fit, stor
         model = Path(folder, "model.safetensors")
         save_weights(model, result.network.state_dict(), recipe)
         store.finish(model, result.metrics)
+
+
+def publish(recipe: Recipe, run_id: str, store: RunStore, metrics: dict[str, float]) -> str:
+    """Register the network of a finished run, as a version of the model that bears the recipe's name.
+
+    Args:
+        recipe: The run.
+        run_id: Of its run in MLflow.
+        store: Where its files are.
+        metrics: The network's.
+
+    Returns:
+        Its address in MLflow, `models:/name/3`.
+    """
+    lr = benchmarks.load(recipe.evaluation.benchmarks[0], recipe.scale).images[0].lr
+    side = min(24, *lr.shape[:2])
+    # Two that differ, neither square nor large: what is alike in the example might be taken for always alike.
+    example = np.stack([lr[:side, : side - 3], lr[-side:, 3 - side :]]).transpose(0, 3, 1, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.safetensors")
+        storage.download(storage.join(store.url, file.name), file)
+        _, network = load_model(file)
+        example = example.astype(np.float32) / 255
+        return tracking.register(recipe.name, run_id, network, example, file, metrics, recipe.steps)
 
 
 def log_baseline(

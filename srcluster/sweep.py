@@ -24,10 +24,13 @@ def sweep(
     once: Annotated[
         bool, typer.Option("--once", help="Start, or continue if it was started before: for jobs that are tried again.")
     ] = False,
+    workers: Annotated[int | None, typer.Option(help="Of each trial; by default, what the file says.", min=1)] = None,
+    cpus: Annotated[int | None, typer.Option(help="Cores of each worker; the same.", min=1)] = None,
+    gpus: Annotated[float | None, typer.Option(help="GPUs of each worker, or 0 for none; the same.", min=0)] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the trials and stop.")] = False,
 ) -> None:
     """Train every trial of a sweep, and rank them by benchmark PSNR."""
-    plan = load_sweep(file)
+    plan = load_sweep(file, {"workers": workers, "cpu": cpus, "gpu": gpus})
     trials = plan.trials(parse_overrides(overrides or ()))
     if dry_run:
         print_plan(trials)
@@ -41,7 +44,9 @@ def sweep(
     except KeyboardInterrupt:  # Before Tune took over: it catches Ctrl-C to stop its trials in order.
         outcome = None
     if outcome is None or outcome.interrupted:
-        command = " ".join(["python -m srcluster.sweep", str(file), *(overrides or ()), "--resume"])
+        typed = {"--workers": workers, "--cpus": cpus, "--gpus": gpus}
+        options = [f"{option} {value:g}" for option, value in typed.items() if value is not None]
+        command = " ".join(["python -m srcluster.sweep", str(file), *(overrides or ()), *options, "--resume"])
         print(f"interrupted; nothing is lost, continue with: {command}")
         raise typer.Exit(130)
     if not outcome.finished:

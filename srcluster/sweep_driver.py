@@ -11,13 +11,16 @@ from ray.tune.schedulers import ASHAScheduler
 
 from srcluster import session, settle, storage, tracking
 from srcluster.sweep_plan import Sweep, SweepError, Trial, digest
-from srcluster.sweep_report import Outcome, Progress, conclude, trial_store
+from srcluster.sweep_report import Outcome, Progress, conclude, trial_folder
 from srcluster.sweep_trial import run_trial
 
 __all__ = ["run"]
 
 _RETRIES = 2
 """How often a trial whose process died is continued from its last checkpoint."""
+
+_DRIVER = {"CPU": 0, "memory": 1 << 29}
+"""What the driver of a trial of several workers takes: they take all the cores."""
 
 
 def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: bool, once: bool) -> Outcome:
@@ -48,13 +51,16 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     }
     ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": settle.said()})
-    with tracking.Run.start(plan.name, name, key=name, tags={"srcluster.sweep": "true", **environment}) as parent:
+    slots = _slots(plan, len(trials))
+    tracking.end_abandoned(plan.name)
+    tags = {"srcluster.sweep": "true", **environment}
+    with tracking.Run.start(plan.name, name, key=name, tags=tags) as parent, tracking.alive(parent):
         parent.text(file.read_text(), file.name)
         print(f"{name}: {len(trials)} trials of {trials[0].recipe.steps} steps on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
         bicubic = session.log_baseline(plan.name, trials[0].recipe, parent=parent.id, key=f"{name}/bicubic")
         place = storage.join(home, name)
-        results = _tuner(plan, trials, place, parent.id, resume or once).fit()
+        results = _tuner(plan, trials, place, parent.id, slots, resume or once).fit()
         outcome = conclude(trials, results, bicubic, parent, place, Path("results", name))
     ray.shutdown()
     return outcome
@@ -75,9 +81,10 @@ def _name(home: str, plan: Sweep, trials: list[Trial], resume: bool, once: bool)
     return name
 
 
-def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, resume: bool) -> tune.Tuner:
+def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, slots: int | None, resume: bool) -> tune.Tuner:
     resources = plan.resources
-    trainable = tune.with_resources(run_trial, {"CPU": resources.cpu, "GPU": resources.gpu})
+    alone = {"CPU": resources.cpu, "GPU": resources.gpu}
+    trainable = tune.with_resources(run_trial, alone if resources.workers == 1 else _DRIVER)
     if resume and tune.Tuner.can_restore(place):
         return tune.Tuner.restore(place, trainable, resume_errored=True)
     home, _, name = place.rpartition("/")
@@ -91,21 +98,29 @@ def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, resume:
                         "index": trial.index,
                         "label": trial.label,
                         "recipe": trial.recipe.model_dump(mode="json"),
-                        "threads": resources.cpu,
                         "experiment": plan.name,
                         "parent": parent_id,
                         "key": f"{name}/{trial.index}",
-                        "store": trial_store(place, trial),
+                        "home": place,
+                        "name": trial_folder(trial),
                     }
                     for trial in trials
                 ]
-            )
+            ),
+            "fleet": {
+                "fewest": resources.workers,
+                "most": resources.workers,
+                "cpus": resources.cpu,
+                "gpu": resources.gpu > 0,
+                "retries": _RETRIES,
+            },
         },
         tune_config=tune.TuneConfig(
             scheduler=_scheduler(plan, trials, score),
-            max_concurrent_trials=_slots(plan),
+            max_concurrent_trials=slots,
             trial_dirname_creator=_folder,
-            reuse_actors=True,
+            # Only the end of its driver's process ends the workers of a trial that is stopped.
+            reuse_actors=resources.workers == 1,
         ),
         run_config=tune.RunConfig(
             name=name,
@@ -136,13 +151,26 @@ def _scheduler(plan: Sweep, trials: list[Trial], score: str) -> ASHAScheduler | 
     )
 
 
-def _slots(plan: Sweep) -> int:
-    """Trials that the cluster holds at once: more would only wait, and be warned about."""
-    held, wanted = ray.cluster_resources(), {"CPU": plan.resources.cpu, "GPU": plan.resources.gpu}
-    slots = min(math.floor(held.get(kind, 0) / amount) for kind, amount in wanted.items() if amount)
-    if slots == 0:
+def _slots(plan: Sweep, trials: int) -> int | None:
+    """Trials at once: as many as the cluster holds, since more would only wait; None where it may grow.
+
+    A cluster whose head runs nothing has workers that come when there is something to run, and Tune's waiting trials
+    are what they come for.
+    """
+    wanted = {"CPU": plan.resources.cpu, "GPU": plan.resources.gpu}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    workers = sum(
+        min(math.floor(node.get(kind, 0) / amount) for kind, amount in wanted.items() if amount) for node in nodes
+    )
+    slots = workers // plan.resources.workers
+    if not any("node:__internal_head__" in node and node.get("CPU") for node in nodes):
+        if not slots:
+            print(f"there is no room for a trial ({plan.resources}) yet: waiting for the cluster to grow", flush=True)
+        return None
+    if not slots:
+        held = ray.cluster_resources()
         raise SweepError(
-            f"a trial takes {plan.resources.cpu} CPU and {plan.resources.gpu:g} GPU, and the cluster has "
-            f"{held.get('CPU', 0):g} and {held.get('GPU', 0):g}: lower the sweep's resources"
+            f"a trial takes {plan.resources}, and the cluster has {held.get('CPU', 0):g} CPU and "
+            f"{held.get('GPU', 0):g} GPU: lower it with --workers, --cpus and --gpus"
         )
-    return slots
+    return min(slots, trials)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from rich.console import Console
 from rich.table import Table
 
@@ -18,7 +18,7 @@ from srcluster.errors import UserError
 from srcluster.recipe import Recipe, flatten, load, recipe_from
 from srcluster.validation import did_you_mean, explain, read_mapping
 
-__all__ = ["Sweep", "SweepError", "Trial", "digest", "load_sweep", "print_plan"]
+__all__ = ["Sweep", "SweepError", "Trial", "digest", "label_of", "load_sweep", "print_plan"]
 
 
 class SweepError(UserError):
@@ -71,12 +71,35 @@ class ASHA(_Part):
     reduction_factor: int = Field(4, ge=2)
     """One in so many trials goes on from a rung, and the next rung is so many times as far."""
 
+    @field_validator("kind", mode="before")
+    @classmethod
+    def _no_population(cls, kind: Any) -> Any:
+        if kind == "pbt":
+            raise ValueError(
+                "pbt clones trials by the checkpoints that Ray Tune keeps, and keeps none of these trials, which have "
+                "their own in storage: without a word it would clone nothing; use asha"
+            )
+        return kind
+
 
 class Resources(_Part):
-    """What a trial takes of the cluster."""
+    """What a trial takes of the cluster: several workers share its batches, as in `python -m srcluster.train`."""
 
+    workers: int = Field(1, ge=1)
     cpu: int = Field(1, ge=1)
+    """Cores of each worker."""
     gpu: float = Field(0, ge=0)
+    """GPUs of each worker; part of one is shared with other trials."""
+
+    @model_validator(mode="after")
+    def _whole(self):
+        if self.gpu > 1 or (self.workers > 1 and self.gpu not in (0, 1)):
+            raise ValueError(f"gpu is at most 1 for each worker, and 0 or 1 where there are several, not {self.gpu:g}")
+        return self
+
+    def __str__(self):
+        worker = f"{self.cpu} CPU" + (f" and {self.gpu:g} GPU" if self.gpu else "")
+        return worker if self.workers == 1 else f"{self.workers} x ({worker})"
 
 
 class Sweep(_Part):
@@ -126,13 +149,22 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """What was chosen, in words: `adam lr=0.001`."""
-        named = ((key.rpartition(".")[2], value) for key, value in self.chosen.items())
-        return " ".join(value if key == "kind" else f"{key}={value}" for key, value in named)
+        """What was chosen, in words."""
+        return label_of(self.chosen)
 
 
-def load_sweep(path: Path) -> Sweep:
+def label_of(chosen: Mapping[str, str]) -> str:
+    """Values of dotted keys, in words: `adam lr=0.001`."""
+    named = ((key.rpartition(".")[2], value) for key, value in chosen.items())
+    return " ".join(value if key == "kind" else f"{key}={value}" for key, value in named)
+
+
+def load_sweep(path: Path, resources: Mapping[str, float | None] | None = None) -> Sweep:
     """Read a sweep's YAML file.
+
+    Args:
+        path: Where it is.
+        resources: What stands above the file's own, where it is not None.
 
     Raises:
         SweepError: There is no such file, or it is not understood.
@@ -141,8 +173,10 @@ def load_sweep(path: Path) -> Sweep:
         others = [str(other) for other in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
         raise SweepError(f"there is no sweep {path}{did_you_mean(str(path), others)}")
     values = read_mapping(path.read_text(), str(path), "recipe:, parameters: and so on")
+    typed = {key: value for key, value in (resources or {}).items() if value is not None}
     try:
-        return Sweep.model_validate({"name": path.stem, **values})
+        plan = Sweep.model_validate({"name": path.stem, **values})
+        return plan.model_copy(update={"resources": Resources.model_validate(plan.resources.model_dump() | typed)})
     except ValidationError as error:
         raise SweepError(f"{path}: {explain(error, Sweep)}") from error
 

@@ -14,20 +14,22 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from srcluster import storage, tracking
+from srcluster import session, storage, sweep_plots, tracking
 from srcluster.data import benchmarks
 from srcluster.figures import comparison_of
 from srcluster.models.saved import load_model
 from srcluster.pixels.figures import grid
 from srcluster.sweep_plan import Trial
+from srcluster.sweep_table import Ended, Rows, markdown, over_seeds, ranked, scores_of
 from srcluster.training.evaluation import restore
+from srcluster.training.store import RunStore
 
-__all__ = ["Outcome", "Progress", "conclude", "trial_store"]
+__all__ = ["Outcome", "Progress", "conclude", "trial_folder"]
 
 
-def trial_store(sweep: str, trial: Trial) -> str:
-    """The URL for a trial's files, below that of its sweep."""
-    return storage.join(sweep, f"run-{trial.index:04d}")
+def trial_folder(trial: Trial) -> str:
+    """The folder of a trial's files, below that of its sweep."""
+    return f"run-{trial.index:04d}"
 
 
 class Progress(tune.Callback):
@@ -89,28 +91,6 @@ def _label(trial) -> str:
 
 
 @dataclass(frozen=True)
-class _Ended:
-    """How one trial ended: `finished`, `stopped` by the scheduler, `failed`, or `killed` with the sweep."""
-
-    trial: Trial
-    state: str
-    metrics: Mapping[str, Any]
-    error: str
-
-    @classmethod
-    def of(cls, trial: Trial, result) -> "_Ended":
-        metrics = result.metrics or {}
-        error = metrics.get("error") or (str(result.error).strip().splitlines()[-1] if result.error else "")
-        if error:
-            state = "failed"
-        elif "best/step" in metrics:
-            state = "finished"
-        else:
-            state = "stopped" if metrics.get("done") else "killed"
-        return cls(trial, state, metrics, error)
-
-
-@dataclass(frozen=True)
 class Outcome:
     """How a sweep ended: whether any trial came to its end, and whether it was interrupted."""
 
@@ -126,7 +106,7 @@ def conclude(
     place: str,
     folder: Path,
 ) -> Outcome:
-    """Close the trials' runs, rank the trials, and print and log the table and the best one's picture.
+    """Close the trials' runs, rank the trials, print and log tables and pictures, and register the best network.
 
     Args:
         trials: What was tried.
@@ -134,65 +114,86 @@ def conclude(
         bicubic: The baseline's metrics.
         parent: The sweep's run in MLflow.
         place: URL of the sweep's files.
-        folder: Where the picture goes.
+        folder: Where the pictures go.
     """
     by_index = {result.config["trial"]["index"]: result for result in results if result.config}
-    outcomes = [_Ended.of(trial, by_index[trial.index]) for trial in trials if trial.index in by_index]
-    _close_runs(outcomes, parent)
-    interrupted = len(outcomes) < len(trials) or any(outcome.state == "killed" for outcome in outcomes)
-    scores = [key for key in bicubic if key.startswith("psnr_y/")]
-    finished = [outcome for outcome in outcomes if outcome.state == "finished"]
-    finished.sort(key=lambda outcome: -outcome.metrics[f"best/{scores[0]}"])
-    others = [outcome for outcome in outcomes if outcome.state != "finished"]
-    rows = [
-        [outcome.trial.label, *(f"{outcome.metrics[f'best/{score}']:.2f}" for score in scores), "finished"]
-        for outcome in finished
-    ]
-    rows += [["bicubic", *(f"{bicubic[score]:.2f}" for score in scores), "baseline"]]
-    rows += [
-        [outcome.trial.label, *[""] * len(scores), f"{outcome.state} {outcome.error}".strip()] for outcome in others
-    ]
-    header = ["trial", *(f"{score.partition('/')[2]} PSNR-Y, dB" for score in scores), "state"]
-    _print_table(header, rows)
-    parent.note(_markdown(header, rows))
+    ended = [Ended.of(trial, by_index[trial.index]) for trial in trials if trial.index in by_index]
+    children = {child.key.rpartition("/")[2]: child for child in tracking.children(parent.id)}
+    _close_runs(ended, children)
+    interrupted = len(ended) < len(trials) or any(one.state == "killed" for one in ended)
+    score, *_ = scores = scores_of(bicubic)
+    finished = [one for one in ended if one.state == "finished"]
+    finished.sort(key=lambda one: -one.metrics[f"best/{score}"])
+    ended = [*finished, *(one for one in ended if one.state != "finished")]
+    tables = [ranked(ended, bicubic)]
+    if seeds := over_seeds(finished, bicubic):
+        tables.append(seeds)
+    for table in tables:
+        _print(table)
+    parent.note("\n\n".join(map(markdown, tables)))
     if finished:
         best = finished[0]
         parent.tag(best=best.trial.label)
-        parent.log({f"best/{score}": best.metrics[f"best/{score}"] for score in scores}, step=best.trial.recipe.steps)
-        picture = _picture(best.trial, place)
+        parent.log({f"best/{key}": best.metrics[f"best/{key}"] for key in scores}, step=best.trial.recipe.steps)
         folder.mkdir(parents=True, exist_ok=True)
-        path = folder / "comparison.png"
-        picture.save(path)
-        parent.image(picture, "comparison.png")
-        print(f"picture of the best: {path}")
-    columns = [f"best/{score}" for score in scores]
+        _keep(_comparison(best.trial, place), parent, folder / "comparison.png")
+        if not interrupted:
+            _plot(ended, children, bicubic, score, parent, folder)
+            store = RunStore(storage.join(place, trial_folder(best.trial)))
+            metrics = {key: value for key, value in best.metrics.items() if key.startswith("best/")}
+            model = session.publish(best.trial.recipe, children[str(best.trial.index)].id, store, metrics)
+            parent.tag(model=model)
+            print(f"the best: {model} in MLflow, {storage.join(store.url, 'model.safetensors')}")
+        print(f"pictures: {folder}")
+    columns = [f"best/{key}" for key in scores]
     varied = list(dict.fromkeys(key for trial in trials for key in trial.chosen))
     print(f"in MLflow, side by side: {tracking.table_page(parent.experiment_id, columns, varied)}")
-    print(f"       learning curves: {tracking.charts_page(parent.experiment_id, scores[0])}", flush=True)
+    print(f"       learning curves: {tracking.charts_page(parent.experiment_id, score)}", flush=True)
     if interrupted:
         parent.end("KILLED")
     return Outcome(bool(finished), interrupted)
 
 
-def _close_runs(outcomes: Iterable[_Ended], parent: tracking.Run) -> None:
+def _close_runs(ended: Iterable[Ended], children: Mapping[str, tracking.RunInfo]) -> None:
     """Say of each run how its trial ended, where the trial's process could not: after ASHA, Ctrl-C or an accident."""
-    states = {f"{outcome.trial.index}": outcome.state for outcome in outcomes}
-    for child in tracking.children(parent.id):
-        state = states.get(child.key.rpartition("/")[2])
-        if child.status == "RUNNING" and state:
+    for one in ended:
+        child = children.get(str(one.trial.index))
+        if child and child.status == "RUNNING":
             run = tracking.Run.attach(child.id)
-            if state == "stopped":
+            if one.state == "stopped":
                 run.tag(stopped_by="asha")
-            run.end({"failed": "FAILED", "killed": "KILLED"}.get(state, "FINISHED"))
+            run.end({"failed": "FAILED", "killed": "KILLED"}.get(one.state, "FINISHED"))
 
 
-def _picture(trial: Trial, place: str) -> Image.Image:
+def _plot(
+    ended: Iterable[Ended],
+    children: Mapping[str, tracking.RunInfo],
+    bicubic: Mapping[str, float],
+    score: str,
+    parent: tracking.Run,
+    folder: Path,
+) -> None:
+    lines = {one.trial.index: tracking.curve(children[str(one.trial.index)].id, score) for one in ended}
+    trials = [one.trial for one in ended if lines[one.trial.index]]
+    labelled = {f"{trial.index}: {trial.label}": lines[trial.index] for trial in trials}
+    _keep(sweep_plots.curves(labelled, bicubic[score], score), parent, folder / "curves.png")
+    highest = [(trial.chosen, max(value for _, value in lines[trial.index])) for trial in trials]
+    if picture := sweep_plots.parameters(highest, bicubic[score], score):
+        _keep(picture, parent, folder / "parameters.png")
+
+
+def _keep(picture: Image.Image, parent: tracking.Run, path: Path) -> None:
+    picture.save(path)
+    parent.image(picture, path.name)
+
+
+def _comparison(trial: Trial, place: str) -> Image.Image:
     """The first benchmark's images by a trial's network."""
     recipe = trial.recipe
     benchmark = benchmarks.load(recipe.evaluation.benchmarks[0], recipe.scale)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
-        storage.download(storage.join(trial_store(place, trial), file.name), file)
+        storage.download(storage.join(place, trial_folder(trial), file.name), file)
         _, network = load_model(file)
     shown = benchmark.images[: max(recipe.evaluation.pictures, 1)]
     return grid(
@@ -203,16 +204,11 @@ def _picture(trial: Trial, place: str) -> Image.Image:
     )
 
 
-def _print_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    table = Table(*header)
-    for row in rows:
+def _print(rows: Rows) -> None:
+    table = Table(*rows[0])
+    for row in rows[1:]:
         table.add_row(*row)
     _console().print(table)
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _console() -> Console:

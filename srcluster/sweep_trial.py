@@ -1,14 +1,15 @@
-"""One trial of a sweep, in its own process on the cluster: a session, told to Ray Tune."""
+"""One trial of a sweep, in a process of its own on the cluster: a session, or Ray Train's driver, told to Ray Tune."""
 
 from typing import Any
 
 import torch
 from ray import tune
 
-from srcluster import session
+from srcluster import session, train_driver
 from srcluster.errors import UserError
 from srcluster.recipe import Recipe
 from srcluster.tracking import Run, environment_tags
+from srcluster.train_driver import Fleet, TrainError
 from srcluster.training.store import RunStore
 
 __all__ = ["run_trial"]
@@ -21,13 +22,12 @@ def run_trial(config: dict[str, Any]) -> None:
     end it, and Tune runs it again.
 
     Args:
-        config: Under `trial`: recipe, label, index, threads, experiment, parent (an MLflow run id), key and store, the
-            URL for the trial's files.
+        config: Under `trial`: recipe, label, index, experiment, parent (an MLflow run id), key, and name, that of the
+            folder of its files below the URL home; under `fleet` the fields of a `Fleet`.
     """
-    trial = config["trial"]
+    trial, fleet = config["trial"], Fleet(**config["fleet"])
     recipe = Recipe.model_validate(trial["recipe"])
-    torch.set_num_threads(trial["threads"])
-    store = RunStore(trial["store"], recipe.checkpoint.keep)
+    store = RunStore(f"{trial['home']}/{trial['name']}", recipe.checkpoint.keep)
     # A sweep is continued from what its killed driver knew seconds before: a trial may have ended since.
     if result := store.result():
         tune.report({"step": recipe.steps, **result})
@@ -41,7 +41,11 @@ def run_trial(config: dict[str, Any]) -> None:
         tags=environment_tags(),
     )
     try:
-        result = session.train(recipe, run, store, _tell)
+        if fleet.most > 1:
+            result = _train_together(recipe, store, fleet, run)
+        else:
+            torch.set_num_threads(fleet.cpus)
+            result = session.train(recipe, run, store, _tell)
         run.end()
         tune.report({"step": recipe.steps, **result})
     except UserError as error:
@@ -51,6 +55,14 @@ def run_trial(config: dict[str, Any]) -> None:
     finally:
         # Where Tune stops a trial, this is left by an exit in the middle; how the run ended is for the driver to say.
         run.close()
+
+
+def _train_together(recipe: Recipe, store: RunStore, fleet: Fleet, run: Run) -> dict[str, float]:
+    """Several workers, of which this process is the driver alone; when it is ended, Ray ends them."""
+    outcome = train_driver.fit(recipe, store, fleet, run.id, lambda line, step, metrics: _tell(step, metrics))
+    if error := outcome.get("error"):
+        raise TrainError(error)
+    return outcome["metrics"]
 
 
 def _tell(step: int, metrics: dict[str, float]) -> None:

@@ -4,6 +4,7 @@ import functools
 import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +25,7 @@ from srcluster.train_worker import Mailbox, work
 from srcluster.training.lease import Lease, LeaseError
 from srcluster.training.store import RunStore
 
-__all__ = ["EXPERIMENT", "Fleet", "TrainError", "run"]
+__all__ = ["EXPERIMENT", "Fleet", "TrainError", "fit", "run"]
 
 EXPERIMENT = "train"
 """Of all trainings in MLflow, so that networks stand side by side."""
@@ -86,12 +87,13 @@ def _train(recipe: Recipe, name: str, fleet: Fleet, address: str, store: RunStor
     os.environ |= {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
     ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": settle.said()})
     params = recipe.model_dump(mode="json")
-    with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment) as run:
+    tracking.end_abandoned(EXPERIMENT)
+    with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment) as run, tracking.alive(run):
         print(f"{name}: {recipe.steps} steps on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(run.experiment_id)}", flush=True)
         bicubic = session.log_baseline(EXPERIMENT, recipe)
         try:
-            outcome = _fit(recipe, name, fleet, store, run.id, lease)
+            outcome = fit(recipe, store, fleet, run.id, _print_line, lease.check)
         except KeyboardInterrupt:
             run.end("KILLED")
             return False
@@ -106,7 +108,11 @@ def _train(recipe: Recipe, name: str, fleet: Fleet, address: str, store: RunStor
             run.end("FAILED")
             raise TrainError(error)
         run.note(_markdown(outcome["metrics"], bicubic))
+        model = session.publish(recipe, run.id, store, outcome["metrics"])
+        columns = [key for key in outcome["metrics"] if key.startswith(("best/psnr_y/", "best/checkerboard_db/"))]
+        page = tracking.table_page(run.experiment_id, columns, ["model.kind", "objective.kind", "steps"])
     _print_result(name, outcome["metrics"], store, bicubic)
+    print(f"in MLflow: {model}, beside others: {page}")
     return True
 
 
@@ -118,8 +124,31 @@ def _check(recipe: Recipe, fleet: Fleet) -> None:
         benchmarks.load(name, recipe.scale)
 
 
-def _fit(recipe: Recipe, name: str, fleet: Fleet, store: RunStore, run_id: str, lease: Lease) -> dict[str, Any]:
-    """Ray Train, its worker's lines printed as they come."""
+def _print_line(line: str, step: int, metrics: dict[str, float]) -> None:
+    print(line, flush=True)
+
+
+def fit(
+    recipe: Recipe,
+    store: RunStore,
+    fleet: Fleet,
+    run_id: str,
+    tell: Callable[[str, int, dict[str, float]], None],
+    check: Callable[[], None] = lambda: None,
+) -> dict[str, Any]:
+    """Run or continue a recipe under Ray Train.
+
+    Args:
+        recipe: What to train.
+        store: Where the run's files are.
+        fleet: Who trains it.
+        run_id: Of its run in MLflow.
+        tell: Is told the workers' lines as they come, and of lines that tell scores, these and their step.
+        check: Called every second; what it raises ends the training.
+
+    Returns:
+        The `metrics` of the best network, or the `error`.
+    """
     # On another node it might be lost with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = Mailbox.options(scheduling_strategy=here).remote()
@@ -142,7 +171,7 @@ def _fit(recipe: Recipe, name: str, fleet: Fleet, store: RunStore, run_id: str, 
             elastic_resize_monitor_interval_s=_RESIZE_S,
         ),
         run_config=train.RunConfig(
-            name=name,
+            name=store.url.rpartition("/")[2],
             storage_path=store.url.rpartition("/")[0],
             failure_config=train.FailureConfig(max_failures=fleet.retries),
             logging_config=train.LoggingConfig(log_level="ERROR"),
@@ -150,7 +179,7 @@ def _fit(recipe: Recipe, name: str, fleet: Fleet, store: RunStore, run_id: str, 
     )
     outcome: dict[str, Any] = {}
 
-    def fit() -> None:
+    def wait() -> None:
         try:
             outcome.update(trainer.fit().return_value)
         except train.TrainingFailedError as error:
@@ -159,13 +188,13 @@ def _fit(recipe: Recipe, name: str, fleet: Fleet, store: RunStore, run_id: str, 
             outcome["defect"] = error
 
     # In a thread, since Ray Train takes Ctrl-C for itself where it can.
-    thread = threading.Thread(target=fit, daemon=True)
+    thread = threading.Thread(target=wait, daemon=True)
     thread.start()
     while thread.is_alive():
         thread.join(1)
-        lease.check()
-        for line in ray.get(mailbox.take.remote()):
-            print(line, flush=True)
+        check()
+        for line, step, metrics in ray.get(mailbox.take.remote()):
+            tell(line, step, metrics)
     if "defect" in outcome:
         raise outcome["defect"]
     return outcome

@@ -21,15 +21,15 @@ __all__ = ["Mailbox", "work"]
 
 @ray.remote(num_cpus=0)
 class Mailbox:
-    """Lines from the workers, for the terminal of who started them."""
+    """Lines from the workers, for the terminal of who started them, each with the step and metrics it tells."""
 
     def __init__(self):
-        self.lines: list[str] = []
+        self.lines: list[tuple[str, int, dict[str, float]]] = []
 
-    def put(self, line: str) -> None:
-        self.lines.append(line)
+    def put(self, line: str, step: int, metrics: dict[str, float]) -> None:
+        self.lines.append((line, step, metrics))
 
-    def take(self) -> list[str]:
+    def take(self) -> list[tuple[str, int, dict[str, float]]]:
         lines, self.lines = self.lines, []
         return lines
 
@@ -53,8 +53,8 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     store = RunStore(config["store"], recipe.checkpoint.keep)
     run = Run.attach(config["run"]) if rank == 0 else None
 
-    def say(words: str) -> None:
-        config["mailbox"].put.remote(f"{time.strftime('%H:%M:%S')}  {words}")
+    def say(words: str, step: int = 0, metrics: dict[str, float] | None = None) -> None:
+        config["mailbox"].put.remote(f"{time.strftime('%H:%M:%S')}  {words}", step, metrics or {})
 
     def tell(step: int, metrics: dict[str, float]) -> None:
         if "train/loss" in metrics:
@@ -63,7 +63,8 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
                 f"waiting for data {metrics['train/data_wait_share']:.1%}"
             )
         else:
-            say(f"step {step:>7}   " + "   ".join(f"{key} {value:.2f}" for key, value in metrics.items()))
+            words = "   ".join(f"{key} {value:.2f}" for key, value in metrics.items())
+            say(f"step {step:>7}   {words}", step, metrics)
 
     try:
         if run:

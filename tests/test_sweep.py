@@ -8,10 +8,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from srcluster import tracking
 from srcluster.errors import UserError
+from srcluster.models.saved import load_model
 from srcluster.sweep_plan import SweepError, digest, load_sweep
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
@@ -64,7 +66,9 @@ def test_what_is_typed_stands_above_the_file(tmp_path):
         ({"parameters": {"optimizer.lrr": {"grid": [1]}}}, "unknown key optimizer.lrr, did you mean 'lr'?"),
         ({"recipe": "srcn"}, "no recipe 'srcn', did you mean 'srcnn'?"),
         ({"resources": {"cpus": 1}}, "unknown key resources.cpus, did you mean 'cpu'?"),
-        ({"scheduler": {"kind": "pbt"}}, "Input should be 'asha' (given: 'pbt')"),
+        ({"scheduler": {"kind": "pbt", "grace_steps": 1}}, "without a word it would clone nothing; use asha"),
+        ({"scheduler": {"kind": "hyperband", "grace_steps": 1}}, "Input should be 'asha' (given: 'hyperband')"),
+        ({"resources": {"workers": 2, "gpu": 0.5}}, "gpu is at most 1 for each worker, and 0 or 1 where there are"),
         ({"overrides": {"model.kernel_sizes": [9, 2, 5]}}, "odd"),
     ],
 )
@@ -72,6 +76,14 @@ def test_what_is_wrong_is_said(tmp_path, content, words):
     with pytest.raises(UserError) as error:
         plan(tmp_path, **content).trials({})
     assert words in str(error.value)
+
+
+def test_typed_resources_stand_above_the_files(tmp_path):
+    plan(tmp_path, resources={"cpu": 4, "gpu": 1})
+    typed = load_sweep(tmp_path / "mine.yaml", {"workers": 2, "cpu": None, "gpu": 0}).resources
+    assert (typed.workers, typed.cpu, typed.gpu) == (2, 4, 0)
+    with pytest.raises(SweepError, match="gpu is at most 1"):
+        load_sweep(tmp_path / "mine.yaml", {"gpu": 2})
 
 
 def test_a_missing_file(tmp_path):
@@ -127,9 +139,40 @@ def test_a_sweep_from_nothing(shell):
     assert "not finite at step" in failed.tags["srcluster.error"]
     assert f"{best.metrics['best/psnr_y/pieces']:.2f}" in printed
     assert "failed the loss or its gradient was not finite at step" in printed
-    (picture,) = (shell.home / "results").glob("tiny-*-1/comparison.png")
-    assert picture.stat().st_size > 10_000
-    assert "| adam lr=0.001 |" in runs[""].data.tags["mlflow.note.content"]
+    (folder,) = (shell.home / "results").glob("tiny-*-1")
+    for picture in ("comparison.png", "curves.png", "parameters.png"):
+        assert (folder / picture).stat().st_size > 10_000
+    note = runs[""].data.tags["mlflow.note.content"]
+    assert "| pieces PSNR-Y, dB | pieces SSIM-Y | pieces checkerboard, dB | state |" in note
+    assert f"| adam lr=0.001 | {best.metrics['best/psnr_y/pieces']:.2f} |" in note
+    assert_registered(runs[""].data.tags["model"], best)
+
+
+def assert_registered(uri: str, best: tracking.RunInfo) -> None:
+    """The model loads where nothing of srcluster is, for any size, with its metrics by data set."""
+    from mlflow import MlflowClient
+
+    code = f"""
+import sys
+sys.modules["srcluster"] = None
+import mlflow, torch
+print(mlflow.models.get_model_info({uri!r}).signature.inputs)
+network = mlflow.pytorch.load_model({uri!r})
+torch.save([network(torch.full((1 + size, 3, size, 31), 0.5)) for size in (7, 64)], "sr.pt")
+"""
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120).stdout
+    assert "float32 (shape: (-1, 3, -1, -1))" in shown
+    path = tracking.download_model(uri, Path.cwd())
+    _, network = load_model(path)
+    for size, sr in zip((7, 64), torch.load("sr.pt"), strict=True):
+        with torch.no_grad():
+            torch.testing.assert_close(sr, network(torch.full((1 + size, 3, size, 31), 0.5)), atol=1e-5, rtol=0)
+    _, name, version = uri.split("/")
+    made = MlflowClient().get_model_version(name, version)
+    assert (made.run_id, name) == (best.id, "tiny")
+    metrics = {metric.key: metric for metric in MlflowClient().get_logged_model(made.model_id).metrics}
+    assert metrics["best/psnr_y/pieces"].value == best.metrics["best/psnr_y/pieces"]
+    assert metrics["best/psnr_y/pieces"].dataset_name == "pieces"
 
 
 @pytest.mark.cluster
@@ -147,6 +190,28 @@ def test_asha_stops_the_worse_trials(shell):
     assert 1 <= len(stopped) <= 3
     assert not any("best/step" in run.metrics for run in stopped)
     assert printed.count(" stopped ") == len(stopped)
+
+
+@pytest.mark.cluster
+def test_trials_of_two_workers_leave_room_when_they_are_stopped(shell):
+    """There is room for one at a time, so that the third only begins where the second has left nothing behind."""
+    pairs = {
+        "name": "pairs",
+        "overrides": TINY["overrides"] | {"data.batch": 4},
+        "parameters": {"optimizer.lr": {"grid": [1e-3, 1e-9, 1e-8]}},
+        "scheduler": {"kind": "asha", "grace_steps": 20, "reduction_factor": 2},
+    }
+    shell.finish(process := start(shell, "--workers", "2", **pairs))
+    assert process.returncode == 0
+    runs = runs_of("pairs")
+    assert "best/step" in runs["lr=0.001"].metrics
+    for name in ("lr=1e-09", "lr=1e-08"):
+        assert runs[name].tags["stopped_by"] == "asha"
+        assert runs[name].metrics.keys() & {"psnr_y/pieces", "best/step"} == {"psnr_y/pieces"}
+    code = "import ray; ray.init(); print(*(f()['CPU'] for f in (ray.cluster_resources, ray.available_resources)))"
+    left = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout
+    held, free = left.split()[-2:]
+    assert held == free
 
 
 @pytest.mark.cluster

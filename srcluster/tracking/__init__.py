@@ -6,9 +6,11 @@ worker continues the one that its driver, or its own previous life, began.
 """
 
 from srcluster.tracking.environment import environment_tags
-from srcluster.tracking.family import RunInfo, children
+from srcluster.tracking.family import RunInfo, children, curve
+from srcluster.tracking.liveness import alive, end_abandoned
 from srcluster.tracking.models import download_model
 from srcluster.tracking.pages import charts_page, runs_page, table_page
+from srcluster.tracking.registry import register
 from srcluster.tracking.run import Run
 from srcluster.tracking.server import TrackingError, check
 
@@ -16,11 +18,15 @@ __all__ = [
     "Run",
     "RunInfo",
     "TrackingError",
+    "alive",
     "charts_page",
     "check",
     "children",
+    "curve",
     "download_model",
+    "end_abandoned",
     "environment_tags",
+    "register",
     "runs_page",
     "table_page",
 ]

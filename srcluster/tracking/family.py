@@ -7,7 +7,7 @@ from mlflow import MlflowClient, entities
 
 from srcluster.tracking.server import PATIENCE_S, address, patiently
 
-__all__ = ["KEY_TAG", "PARENT_TAG", "RunInfo", "children", "quoted", "run_tags"]
+__all__ = ["KEY_TAG", "PARENT_TAG", "RunInfo", "children", "curve", "quoted", "run_tags"]
 
 KEY_TAG = "srcluster.key"
 PARENT_TAG = "mlflow.parentRunId"
@@ -56,6 +56,18 @@ def children(parent_id: str, *, timeout_s: float = PATIENCE_S) -> list[RunInfo]:
         )
         for run in patiently(search, timeout_s)
     ]
+
+
+def curve(run_id: str, metric: str, *, timeout_s: float = PATIENCE_S) -> list[tuple[int, float]]:
+    """Steps and values of a run's metric, in order.
+
+    Raises:
+        TrackingError: the server does not answer in time, or has no such run.
+    """
+    client = MlflowClient(address())
+    return sorted(
+        (point.step, point.value) for point in patiently(lambda: client.get_metric_history(run_id, metric), timeout_s)
+    )
 
 
 def run_tags(words: Mapping[str, str]) -> list[entities.RunTag]:

@@ -166,6 +166,11 @@ class Run:
         self._keep(f"{stem}+compressed.webp", _encoded(preview, "WEBP"))
         self.tag(**{"mlflow.loggedImages": "True"})
 
+    @property
+    def ended(self) -> bool:
+        """Whether this process can log to it no more."""
+        return self._outbox.closed
+
     def flush(self) -> None:
         """Send at once what would be sent in a few seconds, without waiting for it.
 

@@ -1,0 +1,88 @@
+"""The pictures of a sweep: its learning curves, and what each parameter does to the score."""
+
+import io
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+__all__ = ["curves", "parameters"]
+
+_NAMED = 20
+"""Curves that a legend can name."""
+
+
+def curves(points: Mapping[str, Sequence[tuple[int, float]]], baseline: float, score: str) -> Image.Image:
+    """A line for each trial.
+
+    Args:
+        points: Steps and values, by the trial's label, the best first.
+        baseline: Bicubic's value.
+        score: What they are values of.
+    """
+    figure = Figure(figsize=(10, 5), layout="constrained")
+    axes = figure.subplots()
+    for number, (label, line) in enumerate(points.items()):
+        axes.plot(*zip(*line, strict=True), color=f"C{number % 10}", ls=("-", "--")[number // 10 % 2], label=label)
+    axes.set_xlabel("step")
+    _finish(axes, baseline, score)
+    if len(points) <= _NAMED:
+        figure.legend(loc="outside right upper", fontsize="small")
+    return _picture(figure)
+
+
+def parameters(trials: Sequence[tuple[Mapping[str, str], float]], baseline: float, score: str) -> Image.Image | None:
+    """A panel for each parameter that differs: its values against the score; None where there is nothing to show.
+
+    Args:
+        trials: What was chosen, and the score.
+        baseline: Bicubic's score.
+        score: Its name.
+    """
+    keys = dict.fromkeys(key for chosen, _ in trials for key in chosen)
+    varied = {key: list(dict.fromkeys(chosen.get(key, "") for chosen, _ in trials)) for key in keys if key != "seed"}
+    varied = {key: values for key, values in varied.items() if len(values) > 1}
+    if not varied:
+        return None
+    figure = Figure(figsize=(5 * len(varied), 4), layout="constrained")
+    panels = figure.subplots(1, len(varied), squeeze=False, sharey=True)[0]
+    words = {key: values for key, values in varied.items() if not all(map(_is_number, values))}
+    for axes, key in zip(panels, varied, strict=True):
+        # Points are coloured by another parameter that is a word, such as the optimiser beside its rates.
+        hue = next((other for other, values in words.items() if other != key and len(values) <= 10), None)
+        for number, value in enumerate(words[hue] if hue else [None]):
+            shown = [(chosen.get(key, ""), y) for chosen, y in trials if hue is None or chosen.get(hue, "") == value]
+            x = [words[key].index(word) if key in words else float(word) for word, _ in shown]
+            axes.plot(x, [y for _, y in shown], "o", color=f"C{number}", label=value)
+        if key in words:
+            axes.set_xticks(range(len(words[key])), [word or "-" for word in words[key]], rotation=20)
+            axes.set_xlim(-0.5, len(words[key]) - 0.5)
+        elif 0 < 10 * min(map(float, varied[key])) <= max(map(float, varied[key])):
+            axes.set_xscale("log")
+        axes.set_xlabel(key)
+        _finish(axes, baseline, score)
+        if hue:
+            axes.legend(title=hue, fontsize="small")
+    return _picture(figure)
+
+
+def _finish(axes: Axes, baseline: float, score: str) -> None:
+    axes.axhline(baseline, color="grey", lw=1, ls=":")
+    axes.annotate("bicubic", (1, baseline), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="grey")
+    axes.set_ylabel(f"{score}, dB")
+    axes.grid(alpha=0.3)
+
+
+def _picture(figure: Figure) -> Image.Image:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    return Image.open(buffer)
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word)
+    except ValueError:
+        return False
+    return True

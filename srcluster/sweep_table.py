@@ -1,0 +1,93 @@
+"""What came of a sweep's trials, in rows: ranked, with bicubic, and over seeds."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+from typing import Any
+
+from srcluster.sweep_plan import Trial, label_of
+
+__all__ = ["Ended", "Rows", "markdown", "over_seeds", "ranked", "scores_of"]
+
+Rows = list[list[str]]
+"""A table, its header first."""
+
+_SHOWN = {"psnr_y": ("PSNR-Y, dB", ".2f"), "ssim_y": ("SSIM-Y", ".4f"), "checkerboard_db": ("checkerboard, dB", ".2f")}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How one trial ended: `finished`, `stopped` by the scheduler, `failed`, or `killed` with the sweep."""
+
+    trial: Trial
+    state: str
+    metrics: Mapping[str, Any]
+    error: str
+
+    @classmethod
+    def of(cls, trial: Trial, result) -> "Ended":
+        metrics = result.metrics or {}
+        error = metrics.get("error") or (str(result.error).strip().splitlines()[-1] if result.error else "")
+        if error:
+            state = "failed"
+        elif "best/step" in metrics:
+            state = "finished"
+        else:
+            state = "stopped" if metrics.get("done") else "killed"
+        return cls(trial, state, metrics, error)
+
+
+def scores_of(bicubic: Mapping[str, float]) -> list[str]:
+    """The metrics of a table: PSNR on each benchmark, and on the first what the eye sees beside it."""
+    first = next(iter(bicubic)).partition("/")[2]
+    others = [f"{name}/{first}" for name in _SHOWN if name != "psnr_y"]
+    return [key for key in bicubic if key.startswith("psnr_y/")] + others
+
+
+def ranked(ended: Sequence[Ended], bicubic: Mapping[str, float]) -> Rows:
+    """Every trial: those that finished, the best first, bicubic, and why the others did not."""
+    scores = scores_of(bicubic)
+    rows = [["trial", *map(_header, scores), "state"]]
+    for one in ended:
+        if one.state == "finished":
+            rows.append([one.trial.label, *(_shown(key, one.metrics[f"best/{key}"]) for key in scores), "finished"])
+    rows.append(["bicubic", *(_shown(key, bicubic[key]) for key in scores), "baseline"])
+    for one in ended:
+        if one.state != "finished":
+            rows.append([one.trial.label, *[""] * len(scores), f"{one.state} {one.error}".strip()])
+    return rows
+
+
+def over_seeds(ended: Iterable[Ended], bicubic: Mapping[str, float]) -> Rows:
+    """Mean and standard deviation over seeds, in the order of their best; no rows where nothing differs by seed."""
+    alike: dict[str, list[Ended]] = {}
+    for one in ended:
+        chosen = {key: value for key, value in one.trial.chosen.items() if key != "seed"}
+        if one.state == "finished" and len(chosen) < len(one.trial.chosen):
+            alike.setdefault(label_of(chosen), []).append(one)
+    if not any(len(group) > 1 for group in alike.values()):
+        return []
+    scores = scores_of(bicubic)
+    rows = [["over seeds", *map(_header, scores), "seeds"]]
+    for label, group in alike.items():
+        columns = [[one.metrics[f"best/{key}"] for one in group] for key in scores]
+        cells = [_shown(key, fmean(column)) + _spread(key, column) for key, column in zip(scores, columns, strict=True)]
+        rows.append([label, *cells, str(len(group))])
+    return rows
+
+
+def markdown(rows: Rows) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
+
+
+def _header(score: str) -> str:
+    name, _, benchmark = score.partition("/")
+    return f"{benchmark} {_SHOWN[name][0]}"
+
+
+def _shown(score: str, value: float) -> str:
+    return format(value, _SHOWN[score.partition("/")[0]][1])
+
+
+def _spread(score: str, values: Sequence[float]) -> str:
+    return f" ± {_shown(score, stdev(values))}" if len(values) > 1 else ""
