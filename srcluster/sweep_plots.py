@@ -54,7 +54,7 @@ def parameters(trials: Sequence[tuple[Mapping[str, str], float]], baseline: floa
         for number, value in enumerate(words[hue] if hue else [None]):
             shown = [(chosen.get(key, ""), y) for chosen, y in trials if hue is None or chosen.get(hue, "") == value]
             x = [words[key].index(word) if key in words else float(word) for word, _ in shown]
-            axes.plot(x, [y for _, y in shown], "o", color=f"C{number}", label=value)
+            axes.plot(x, [y for _, y in shown], "o", color=f"C{number}", label=value or "-")
         if key in words:
             axes.set_xticks(range(len(words[key])), [word or "-" for word in words[key]], rotation=20)
             axes.set_xlim(-0.5, len(words[key]) - 0.5)

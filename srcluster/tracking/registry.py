@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -74,7 +75,7 @@ def register(
         client.log_batch(run_id, metrics=points, synchronous=True)
         if not client.search_registered_models(f"name = {quoted(name)}"):
             client.create_registered_model(name)
-        made = client.create_model_version(name, f"models:/{model.model_id}", run_id, model_id=model.model_id)
+        made = client.create_model_version(name, f"models:/{model.model_id}", run_id, await_creation_for=0)
         return f"models:/{name}/{made.version}"
 
     return patiently(put, PATIENCE_S)
@@ -87,13 +88,15 @@ def _save(folder: Path, network: "nn.Module", example: "np.ndarray", run_id: str
     from mlflow.types import Schema, TensorSpec
 
     pictures = Schema([TensorSpec(np.dtype("float32"), (-1, 3, -1, -1))])
-    mlflow.pytorch.save_model(
-        network.requires_grad_(False),
-        str(folder),
-        mlflow_model=Model(run_id=run_id, model_id=model_id),
-        signature=ModelSignature(inputs=pictures, outputs=pictures),
-        input_example=example,
-        serialization_format="pt2",
-        # Else MLflow would load the model in a process of its own, to see what it imports.
-        pip_requirements=[f"torch=={version('torch').partition('+')[0]}"],
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.export's, of weights that are views.
+        mlflow.pytorch.save_model(
+            network.requires_grad_(False),
+            str(folder),
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
+            signature=ModelSignature(inputs=pictures, outputs=pictures),
+            input_example=example,
+            serialization_format="pt2",
+            # Else MLflow would load the model in a process of its own, to see what it imports.
+            pip_requirements=[f"torch=={version('torch').partition('+')[0]}"],
+        )
