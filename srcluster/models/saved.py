@@ -48,17 +48,20 @@ def load_model(path: Path) -> tuple[Recipe, nn.Module]:
         ModelError: It is missing, damaged, or not one of ours.
     """
     if path.is_dir():
-        files = [path / f"{name}.safetensors" for name in ("best", "average", "network")]
-        path = next((file for file in files if file.exists() and load_weights(file)), files[0])
-    weights = load_weights(path)
+        network, average, best = (path / f"{name}.safetensors" for name in ("network", "average", "best"))
+        # The average is of what is learned alone, and not of batch norm's statistics.
+        weights = load_weights(best) or load_weights(network) | load_weights(average)
+        path = network
+    else:
+        weights = load_weights(path)
     with safe_open(path, "pt") as file:
         said = (file.metadata() or {}).get("recipe")
     if said is None:
         raise ModelError(f"{path} does not say which network its weights are of: it was not written by srcluster")
     try:
         recipe = Recipe.model_validate_json(said)
-        network = build(recipe.model, recipe.scale)
-        network.load_state_dict(weights)
+        model = build(recipe.model, recipe.scale)
+        model.load_state_dict(weights)
     except (ValidationError, RuntimeError) as error:
         raise ModelError(f"{path} is of another version of srcluster ({str(error).splitlines()[0]})") from error
-    return recipe, network.to(memory_format=torch.channels_last).eval()
+    return recipe, model.to(memory_format=torch.channels_last).eval()

@@ -15,7 +15,7 @@ from srcluster.data.photos import find
 from srcluster.data.shards import Packing, pack
 from srcluster.data.stream import open_stream
 from srcluster.models import build
-from srcluster.models.saved import load_weights
+from srcluster.models.saved import load_model, load_weights
 from srcluster.recipe import Interpolation, Recipe, RecipeError, Schedule, recipe_from
 from srcluster.training.checkpoint import CheckpointError
 from srcluster.training.evaluation import evaluate, means
@@ -133,6 +133,17 @@ def test_a_loss_that_is_no_number_stops_before_the_next_checkpoint(shards, piece
     with pytest.raises(NonFiniteLossError, match=r"not finite at step \d+ \(optimizer.lr=1e\+30\): lower the learning"):
         run(mad, pieces, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_is_a_model(shards, pieces, tmp_path):
+    """Also before the first evaluation, with an average that has no part in batch norm's statistics."""
+    normed = recipe(shards, **{"model": {"kind": "residual", "features": 4, "blocks": 1}, "evaluation.every_steps": 8})
+    run(normed, pieces, tmp_path)
+    for step in (4, 8):
+        loaded, network = load_model(tmp_path / str(step))
+        assert loaded == normed
+        average = load_weights(tmp_path / str(step) / "average.safetensors")
+        torch.testing.assert_close(network.state_dict()["tail.weight"], average["tail.weight"])
 
 
 def test_a_checkpoint_of_another_recipe_is_refused(shards, pieces, tmp_path):
