@@ -1,5 +1,6 @@
 """One function called many times, as tasks on a Ray cluster. Ray reads its environment when this is imported."""
 
+import copy
 import itertools
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -80,7 +81,8 @@ def _reach(address: str) -> None:
 
 def _result(task: ray.ObjectRef) -> Any:
     try:
-        return ray.get(task)
+        # Arrays lie in memory that Ray takes back when it is shut down.
+        return copy.deepcopy(ray.get(task))
     except RayTaskError as error:
         if isinstance(error.cause, UserError):
             # Else a sentence for the user would come as a traceback of another process.
