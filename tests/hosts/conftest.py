@@ -205,7 +205,7 @@ class Net:
         )
 
     @staticmethod
-    def wait_for(condition: Callable[[], object], timeout_s: float = 240) -> float:
+    def wait_for(condition: Callable[[], object], timeout_s: float = 600) -> float:
         """Seconds it took."""
         began = time.monotonic()
         while not condition():
@@ -318,5 +318,5 @@ class Job:
         self.net.wait_for(is_said)
 
     def finish(self) -> None:
-        assert self.process.wait(timeout=240) == 0
+        assert self.process.wait(timeout=600) == 0
         self.reader.join()
