@@ -72,7 +72,7 @@ def over_seeds(ended: Iterable[Ended], bicubic: Mapping[str, float]) -> Rows:
     for label, group in alike.items():
         columns = [[one.metrics[f"best/{key}"] for one in group] for key in scores]
         cells = [_shown(key, fmean(column)) + _spread(key, column) for key, column in zip(scores, columns, strict=True)]
-        rows.append([label, *cells, str(len(group))])
+        rows.append([label or "all", *cells, str(len(group))])
     return rows
 
 

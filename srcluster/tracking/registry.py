@@ -75,7 +75,8 @@ def register(
         client.log_batch(run_id, metrics=points, synchronous=True)
         if not client.search_registered_models(f"name = {quoted(name)}"):
             client.create_registered_model(name)
-        made = client.create_model_version(name, f"models:/{model.model_id}", run_id, await_creation_for=0)
+        source = f"models:/{model.model_id}"
+        made = client.create_model_version(name, source, run_id, model_id=model.model_id, await_creation_for=0)
         return f"models:/{name}/{made.version}"
 
     return patiently(put, PATIENCE_S)
