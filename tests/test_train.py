@@ -187,6 +187,7 @@ def free_port() -> int:
 
 
 @pytest.mark.cluster
+@pytest.mark.timeout(600)
 def test_ranks_that_come_and_go(shell, head, tmp_path):
     """Two ranks on two nodes; one node is killed, and another joins."""
     name, steps = "elastic", 8000
