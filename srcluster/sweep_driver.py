@@ -7,6 +7,7 @@ from pathlib import Path
 
 import ray
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler
 
 from srcluster import session, settle, storage, tracking
@@ -50,6 +51,8 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
         "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
     }
+    # Tune would hand the keys of S3 to each trial's actor, and so to Ray's logs. The nodes have their own.
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if name.startswith("AWS_")}
     ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": settle.said()})
     slots = _slots(plan, len(trials))
     tracking.end_abandoned(plan.name)

@@ -13,6 +13,7 @@ import yaml
 
 from srcluster import tracking
 from srcluster.errors import UserError
+from srcluster.local.services import _ray_folder
 from srcluster.models.saved import load_model
 from srcluster.sweep_plan import SweepError, digest, load_sweep
 
@@ -194,6 +195,10 @@ def test_asha_stops_the_worse_trials(shell):
     assert printed.count(" stopped ") == len(stopped)
     (picture,) = (shell.home / "results").glob("halved-*-1/parameters.png")
     assert picture.stat().st_size > 10_000
+    logs = [path for path in _ray_folder(shell.cluster).rglob("*.log") if path.is_file()]
+    assert any("runtime_env" in path.name for path in logs)
+    for path in logs:
+        assert shell.cluster.secret_key.encode() not in path.read_bytes(), path
 
 
 @pytest.mark.cluster
@@ -211,7 +216,6 @@ def test_trials_of_two_workers_leave_room_when_they_are_stopped(shell):
     assert "best/step" in runs["lr=0.001"].metrics
     for name in ("lr=1e-09", "lr=1e-08"):
         assert runs[name].tags["stopped_by"] == "asha"
-        assert runs[name].metrics.keys() & {"psnr_y/pieces", "best/step"} == {"psnr_y/pieces"}
     code = "import ray; ray.init(); print(*(f()['CPU'] for f in (ray.cluster_resources, ray.available_resources)))"
     left = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=60).stdout
     held, free = left.split()[-2:]

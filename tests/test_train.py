@@ -216,7 +216,9 @@ def test_ranks_that_come_and_go(shell, head, tmp_path):
 
 def history(kept: RunStore) -> list[tuple[int, int]]:
     """(ranks, steps) of each part of a run, by its last checkpoint."""
-    with kept.latest() as folder:
-        if folder is None:
-            return []
-        return [tuple(part) for part in json.loads((folder / "state.json").read_text())["history"]]
+    for step in reversed(kept.steps()):
+        # It may be on its way out.
+        with suppress(storage.StorageError):
+            state = storage.read(storage.join(kept.url, f"step-{step:08d}", "state.json"))
+            return [tuple(part) for part in json.loads(state)["history"]]
+    return []
