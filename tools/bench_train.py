@@ -17,7 +17,7 @@ from statistics import median
 
 from srcluster import local
 
-RECIPE = ("srresnet", "steps=60", "data.batch=4", "log_every_steps=10", "evaluation.benchmarks=[Wheel3]")
+RECIPE = ("srresnet", "steps=100", "data.batch=8", "log_every_steps=25", "evaluation.benchmarks=[Wheel3]")
 RECIPE += ("evaluation.every_steps=1000", "checkpoint.every_steps=1000", "evaluation.pictures=0")
 
 
