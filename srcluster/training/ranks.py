@@ -34,8 +34,8 @@ class Ranks:
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network with its gradients averaged over the ranks.
 
-        Batch norm takes its statistics over all ranks on GPUs, and over each rank's own patches on CPUs, where torch
-        knows no other.
+        Batch norm takes its statistics over each rank's own patches, so that with it the number of ranks is part of
+        the experiment.
         """
         if self.world == 1:
             return network
