@@ -1,17 +1,20 @@
 """One run from its recipe to its result, whoever started it: data, training, storage and MLflow brought together."""
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 
 from srcluster import models, storage, tracking
 from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
 from srcluster.data.stream import Stream, open_stream
+from srcluster.errors import UserError
 from srcluster.figures import comparison_of
 from srcluster.models.saved import load_model, save_weights
 from srcluster.recipe import Interpolation, Recipe
@@ -68,6 +71,8 @@ def train(
     ranks = Ranks.present(recipe.data.batch)
     if ranks.stands_by:
         return _stand_by(recipe, store, leaving)
+    if run:
+        _check_room(recipe)
     stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, rank=ranks.rank, world=ranks.world)
     measured = [benchmarks.load(name, recipe.scale) for name in recipe.evaluation.benchmarks]
     if run:
@@ -90,6 +95,21 @@ def _stand_by(recipe: Recipe, store: RunStore, leaving: Callable[[], bool]) -> d
         if step % recipe.log_every_steps == 0 and step % recipe.checkpoint.every_steps:
             leaving()
     return {}
+
+
+def _check_room(recipe: Recipe) -> None:
+    """Make sure that checkpoints fit on the local disk, where they wait for their upload."""
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in models.build(recipe.model, recipe.scale).parameters())
+    # Float32: the weights, their average, the best ones and the optimiser's two moments; and one more is uploaded.
+    needed = 2 * 5 * 4 * parameters
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"checkpoints take {needed / 1e6:.0f} MB of {folder}, which has {free / 1e6:.0f} MB free: make room there, "
+            "or name another folder by TMPDIR"
+        )
 
 
 def _describe(run: Run, recipe: Recipe, stream: Stream, measured: list[Benchmark]) -> None:

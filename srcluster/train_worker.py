@@ -1,6 +1,8 @@
 """One worker of a training, in its own process on the cluster: a session, as one of Ray Train's ranks."""
 
+import logging
 import time
+from collections.abc import Callable
 from typing import Any
 
 import ray
@@ -32,6 +34,17 @@ class Mailbox:
     def take(self) -> list[tuple[str, int, dict[str, float]]]:
         lines, self.lines = self.lines, []
         return lines
+
+
+class _Warnings(logging.Handler):
+    """Says warnings: else they stand in a log file of Ray's, on another machine."""
+
+    def __init__(self, say: Callable[[str], None]):
+        super().__init__(logging.WARNING)
+        self.say = say
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.say(f"warning: {record.getMessage()}")
 
 
 def work(config: dict[str, Any]) -> dict[str, Any]:
@@ -66,6 +79,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             words = "   ".join(f"{key} {value:.2f}" for key, value in metrics.items())
             say(f"step {step:>7}   {words}", step, metrics)
 
+    logging.getLogger("srcluster").addHandler(_Warnings(say))
     try:
         if run:
             steps = store.steps()

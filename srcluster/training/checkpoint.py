@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from srcluster.errors import UserError
@@ -52,14 +53,22 @@ class State:
         parts.append((ranks, steps + 1))
 
     def save(self, folder: Path, recipe: Recipe) -> None:
-        """Write the state to a folder, which is made."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_weights(folder / "network.safetensors", self.network.state_dict(), recipe)
-        save_weights(folder / "average.safetensors", self.average, recipe)
-        save_weights(folder / "best.safetensors", self.best_weights, recipe)
-        torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+        """Write the state to a folder, which is made.
+
+        Raises:
+            CheckpointError: There is no room for it.
+        """
         facts = {"step": self.step, "history": self.history, "best": self.best, "recipe": recipe.digest()}
-        (folder / "state.json").write_text(json.dumps(facts))
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_weights(folder / "network.safetensors", self.network.state_dict(), recipe)
+            save_weights(folder / "average.safetensors", self.average, recipe)
+            save_weights(folder / "best.safetensors", self.best_weights, recipe)
+            torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
+            (folder / "state.json").write_text(json.dumps(facts))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            # Torch says of a full disk: RuntimeError.
+            raise CheckpointError(f"{folder} can't be written ({error}): make room there") from error
 
     def load(self, folder: Path, recipe: Recipe) -> None:
         """Continue from a saved state.

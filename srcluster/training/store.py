@@ -12,7 +12,8 @@ import logging
 import re
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from srcluster.storage import StorageError
 __all__ = ["RunError", "RunStore"]
 
 _LAST = "state.json"
+_NOT_KEPT = "%s is not kept, the run goes on without it: %s"
 
 _log = logging.getLogger(__name__)
 
@@ -35,8 +37,8 @@ class RunError(UserError):
 class RunStore:
     """The files of one run. Checkpoints are uploaded by a thread, one at a time, so that training goes on meanwhile.
 
-    A store that is away is waited for as long as `storage` does. A checkpoint that can't be uploaded then is given up
-    with a warning: the next is tried anew.
+    A store that is away is waited for as long as `storage` does. A checkpoint that can't be written or uploaded is given
+    up with a warning: the next is tried anew.
 
     Args:
         url: Where the run keeps its files.
@@ -45,7 +47,8 @@ class RunStore:
 
     def __init__(self, url: str, keep: int = 1):
         self.url, self.keep = url, keep
-        self._thread: threading.Thread | None = None
+        self._uploader = ThreadPoolExecutor(1, "checkpoints")
+        self._uploads: list[Future] = []
         self._waiting: tempfile.TemporaryDirectory | None = None
         self._lock = threading.Lock()
 
@@ -98,37 +101,46 @@ class RunStore:
         Args:
             step: Which it is.
             write: Writes it to a folder.
+
+        Raises:
+            Exception: What ended an earlier upload, other than a store that is away.
         """
+        self._raise(upload for upload in self._uploads if upload.done())
         folder = tempfile.TemporaryDirectory(prefix="srcluster-")
-        write(Path(folder.name, f"step-{step:08d}"))
+        checkpoint = Path(folder.name, f"step-{step:08d}")
+        try:
+            write(checkpoint)
+        except UserError as error:
+            folder.cleanup()
+            _log.warning(_NOT_KEPT, checkpoint.name, error)
+            return
         with self._lock:
             if self._waiting:
                 # The store is slower than the run: only the latest is worth the wait.
                 self._waiting.cleanup()
             self._waiting = folder
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._upload_all, name="checkpoints")
-                self._thread.start()
+        self._uploads.append(self._uploader.submit(self._upload_latest))
 
     def close(self) -> None:
-        """Wait for what is being uploaded."""
-        thread = self._thread
-        if thread:
-            thread.join()
+        """Wait for what is being uploaded, and raise what `save` would."""
+        self._raise(self._uploads)
 
-    def _upload_all(self) -> None:
-        while True:
-            with self._lock:
-                folder, self._waiting = self._waiting, None
-                if folder is None:
-                    self._thread = None
-                    return
-            with folder:
-                try:
-                    (checkpoint,) = Path(folder.name).iterdir()
-                    self._upload(checkpoint)
-                except StorageError as error:
-                    _log.warning("%s is not kept, the run goes on without it: %s", checkpoint.name, error)
+    def _raise(self, uploads: Iterable[Future]) -> None:
+        for upload in list(uploads):
+            self._uploads.remove(upload)
+            upload.result()
+
+    def _upload_latest(self) -> None:
+        with self._lock:
+            folder, self._waiting = self._waiting, None
+        if folder is None:
+            return
+        with folder:
+            (checkpoint,) = Path(folder.name).iterdir()
+            try:
+                self._upload(checkpoint)
+            except StorageError as error:
+                _log.warning(_NOT_KEPT, checkpoint.name, error)
 
     def _upload(self, checkpoint: Path) -> None:
         for file in sorted(checkpoint.iterdir(), key=lambda file: file.name == _LAST):
