@@ -37,8 +37,8 @@ class RunError(UserError):
 class RunStore:
     """The files of one run. Checkpoints are uploaded by a thread, one at a time, so that training goes on meanwhile.
 
-    A store that is away is waited for as long as `storage` does. A checkpoint that can't be written or uploaded is given
-    up with a warning: the next is tried anew.
+    A store that is away is waited for as long as `storage` does. A checkpoint that can't be written or uploaded is
+    given up with a warning: the next is tried anew.
 
     Args:
         url: Where the run keeps its files.
