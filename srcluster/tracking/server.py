@@ -78,13 +78,18 @@ def address(uri: str | None = None) -> str:
     """The address of the server: `uri`, or else MLFLOW_TRACKING_URI.
 
     Raises:
-        TrackingError: there is none, or it is no http address.
+        TrackingError: there is none, it is no http address, or there is a password in it.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         raise TrackingError(
             "no MLflow server is set: give its address in MLFLOW_TRACKING_URI, "
             "or start one on this machine with `python -m srcluster.local up`"
+        )
+    if urlsplit(uri).password is not None:
+        raise TrackingError(
+            "MLFLOW_TRACKING_URI has a password in it, which would be printed and logged with it: give it in "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         )
     if urlsplit(uri).scheme not in ("http", "https"):
         raise TrackingError(

@@ -34,6 +34,12 @@ class TestCheck:
         with pytest.raises(TrackingError, match="which the workers of a cluster can't share"):
             check(uri)
 
+    @pytest.mark.parametrize("uri", ["https://anna:s3cret@mlflow.example", "postgresql://anna:s3cret@db/mlflow"])
+    def test_a_password_is_not_for_addresses_which_are_printed(self, uri):
+        with pytest.raises(TrackingError, match="MLFLOW_TRACKING_PASSWORD") as caught:
+            check(uri)
+        assert "s3cret" not in str(caught.value)
+
     def test_another_kind_of_server(self):
         with subprocess.Popen(
             [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"],
