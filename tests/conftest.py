@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -17,6 +18,9 @@ from PIL import Image
 
 from srcluster import local
 from srcluster.data import benchmarks
+
+# Where the tests run in a shell's background it is ignored, and so it would be by what they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass(frozen=True)

@@ -76,28 +76,31 @@ def assert_whole(name: str) -> None:
         assert [point.step for point in points] == list(range(every, STEPS + 1, every)), metric
 
 
-@pytest.fixture(scope="module")
-def undisturbed() -> str:
-    return "undisturbed"
-
-
 @pytest.mark.cluster
-def test_a_training_from_nothing(shell, undisturbed):
-    printed = shell.finish(process := start(shell, undisturbed))
+def test_a_training_from_nothing(shell):
+    undisturbed = shell.finish(process := start(shell, "undisturbed"))
     assert process.returncode == 0
-    assert "2 workers of 1 threads, from its beginning" in printed
-    assert_whole(undisturbed)
-    metrics = run_of(undisturbed).data.metrics
-    assert f"{metrics['best/psnr_y/pieces']:.2f}" in printed
-    assert store_of(shell, undisturbed).steps() == [STEPS]
+    assert "2 workers of 1 threads, from its beginning" in undisturbed
+    assert_whole("undisturbed")
+    metrics = run_of("undisturbed").data.metrics
+    assert f"{metrics['best/psnr_y/pieces']:.2f}" in undisturbed
+    assert store_of(shell, "undisturbed").steps() == [STEPS]
 
-    printed = shell.finish(process := start(shell, undisturbed))
+    printed = shell.finish(process := start(shell, "undisturbed"))
     assert process.returncode == 0
     assert "undisturbed is finished" in printed
 
-    printed = shell.finish(process := start(shell, undisturbed, "seed=1"))
+    printed = shell.finish(process := start(shell, "undisturbed", "seed=1"))
     assert process.returncode == 2
     assert "was begun with another recipe (seed = 0, and now 1): give this one another --name" in printed
+
+
+@pytest.fixture
+def undisturbed(shell) -> bytes:
+    """The network that a training came to which nothing disturbed; what is disturbed must come to the same."""
+    if not store_of(shell, "undisturbed").result():
+        shell.finish(start(shell, "undisturbed"))
+    return model(shell, "undisturbed")
 
 
 @pytest.mark.cluster
@@ -109,7 +112,7 @@ def test_killed_workers_lose_nothing(shell, undisturbed):
     assert process.returncode == 0
     assert printed.count("2 workers of 1 threads") == 3
     assert_whole("killed")
-    assert model(shell, "killed") == model(shell, undisturbed)
+    assert model(shell, "killed") == undisturbed
 
 
 @pytest.mark.cluster
@@ -124,7 +127,7 @@ def test_services_that_go_away_lose_nothing(shell, undisturbed):
     assert process.returncode == 0
     assert printed.count("2 workers of 1 threads") == 1
     assert_whole("outage")
-    assert model(shell, "outage") == model(shell, undisturbed)
+    assert model(shell, "outage") == undisturbed
 
 
 @pytest.mark.cluster
@@ -144,7 +147,7 @@ def test_an_interrupted_driver_continues(shell, undisturbed):
     shell.finish(process := start(shell, "interrupted"))
     assert process.returncode == 0
     assert_whole("interrupted")
-    assert model(shell, "interrupted") == model(shell, undisturbed)
+    assert model(shell, "interrupted") == undisturbed
 
 
 class Node:
@@ -189,8 +192,8 @@ def free_port() -> int:
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_ranks_that_come_and_go(shell, head, tmp_path):
-    """Two ranks on two nodes; one node is killed, and another joins."""
-    name, steps = "elastic", 8000
+    """Two ranks on two nodes; one node is killed, and another joins; when it is taken in, all is seen."""
+    name, steps = "elastic", 1_000_000
     kept, node = store_of(shell, name), Node(shell, tmp_path, f"--address={head}")
     process = shell.start_on(
         head, "srcluster.train", *RECIPE, f"steps={steps}", "schedule.kind=cosine", "--workers", "1..2", "--name", name
@@ -201,14 +204,14 @@ def test_ranks_that_come_and_go(shell, head, tmp_path):
         shell.wait_for(lambda: [ranks for ranks, _ in history(kept)] == [2, 1], process)
         node = Node(shell, tmp_path, f"--address={head}")
         shell.wait_for(lambda: [ranks for ranks, _ in history(kept)] == [2, 1, 2], process)
+        process.send_signal(signal.SIGINT)
         shell.finish(process)
     finally:
         node.kill()
         process.kill()
-    assert process.returncode == 0
-    assert sum(taken for _, taken in history(kept)) == steps
     rates = MlflowClient().get_metric_history(run_of(name).info.run_id, "train/lr")
-    assert [point.step for point in rates] == list(range(50, steps + 1, 50))
+    assert sum(taken for _, taken in history(kept)) == kept.steps()[-1] <= rates[-1].step
+    assert [point.step for point in rates] == list(range(50, rates[-1].step + 1, 50))
     schedule = Schedule(kind="cosine")
     for point in rates:
         assert point.value == pytest.approx(1e-4 * learning_rate_factor(schedule, point.step - 1, steps), abs=1e-12)
