@@ -107,7 +107,7 @@ def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, slots: 
                         "home": place,
                         "name": trial_folder(trial),
                     }
-                    for trial in trials
+                    for trial in plan.in_turn(trials)
                 ]
             ),
             "fleet": {

@@ -112,12 +112,12 @@ class Sweep(_Part):
     samples: int = Field(1, ge=1)
     """How often the grid is run through, with new random draws each time."""
     seed: int = Field(0, ge=0)
-    """Of the random draws."""
+    """Of the random draws, and of the order in which ASHA sees the trials."""
     scheduler: ASHA | None = None
     resources: Resources = Resources()
 
     def trials(self, overrides: Mapping[str, Any]) -> list["Trial"]:
-        """Every trial, in the order it is started in.
+        """Every trial.
 
         Args:
             overrides: Dotted keys that stand above those of the file.
@@ -137,6 +137,14 @@ class Sweep(_Part):
                 recipe = recipe_from(base, {**self.overrides, **overrides, "name": self.name, **chosen})
                 trials.append(Trial(len(trials), recipe, flatten(chosen)))
         return trials
+
+    def in_turn(self, trials: list["Trial"]) -> list["Trial"]:
+        """The order to start them in: shuffled for ASHA, which stops a trial by those before it, and would stop none of
+        a grid that goes from the worst to the best.
+        """
+        if self.scheduler is None:
+            return trials
+        return [trials[i] for i in np.random.default_rng(self.seed).permutation(len(trials))]
 
 
 @dataclass(frozen=True)

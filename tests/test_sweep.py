@@ -87,6 +87,16 @@ def test_typed_resources_stand_above_the_files(tmp_path):
         load_sweep(tmp_path / "mine.yaml", {"gpu": 2})
 
 
+def test_asha_sees_trials_in_no_order(tmp_path):
+    grid = {"parameters": {"optimizer.lr": {"grid": [1e-6, 1e-5, 1e-4, 1e-3, 1e-2]}}, "scheduler": None}
+    ascending = plan(tmp_path, **grid)
+    trials = ascending.trials({})
+    assert ascending.in_turn(trials) == trials
+    shuffled = plan(tmp_path, **grid | {"scheduler": {"kind": "asha", "grace_steps": 1}}).in_turn(trials)
+    assert shuffled != trials
+    assert sorted(shuffled, key=lambda trial: trial.index) == trials
+
+
 def test_a_missing_file(tmp_path):
     plan(tmp_path)
     with pytest.raises(SweepError, match=r"no sweep .*min\.yaml, did you mean '.*mine\.yaml'"):
@@ -182,6 +192,7 @@ torch.save([network(torch.full((1 + size, 3, size, 31), 0.5)) for size in (7, 64
 def test_asha_stops_the_worse_trials(shell):
     halving = {
         "name": "halved",
+        "seed": 1,  # It leaves the order as it is.
         "parameters": {"optimizer.lr": {"grid": [1e-9, 1e-3]}, "seed": {"grid": [1, 2]}},
         "scheduler": {"kind": "asha", "grace_steps": 20, "reduction_factor": 2},
     }
@@ -206,6 +217,7 @@ def test_trials_of_two_workers_leave_room_when_they_are_stopped(shell):
     """There is room for one at a time, so that the third only begins where the second has left nothing behind."""
     pairs = {
         "name": "pairs",
+        "seed": 1,  # It leaves the order as it is.
         "overrides": TINY["overrides"] | {"data.batch": 4},
         "parameters": {"optimizer.lr": {"grid": [1e-3, 1e-9, 1e-8]}},
         "scheduler": {"kind": "asha", "grace_steps": 20, "reduction_factor": 2},
