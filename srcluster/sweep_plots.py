@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from statistics import quantiles
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,7 +27,7 @@ def curves(points: Mapping[str, Sequence[tuple[int, float]]], baseline: float, s
     for number, (label, line) in enumerate(points.items()):
         axes.plot(*zip(*line, strict=True), color=f"C{number % 10}", ls=("-", "--")[number // 10 % 2], label=label)
     axes.set_xlabel("step")
-    _finish(axes, baseline, score)
+    _finish(axes, baseline, score, _limits([value for line in points.values() for _, value in line], baseline))
     if len(points) <= _NAMED:
         figure.legend(loc="outside right upper", fontsize="small")
     return _picture(figure)
@@ -47,6 +48,8 @@ def parameters(trials: Sequence[tuple[Mapping[str, str], float]], baseline: floa
         return None
     figure = Figure(figsize=(5 * len(varied), 4), layout="constrained")
     panels = figure.subplots(1, len(varied), squeeze=False, sharey=True)[0]
+    scores = [value for _, value in trials]
+    floor, _ = limits = _limits(scores, baseline)
     words = {key: values for key, values in varied.items() if not all(map(_is_number, values))}
     for axes, key in zip(panels, varied, strict=True):
         # Points are coloured by another parameter that is a word, such as the optimiser beside its rates.
@@ -55,19 +58,31 @@ def parameters(trials: Sequence[tuple[Mapping[str, str], float]], baseline: floa
             shown = [(chosen.get(key, ""), y) for chosen, y in trials if hue is None or chosen.get(hue, "") == value]
             x = [words[key].index(word) if key in words else float(word) for word, _ in shown]
             axes.plot(x, [y for _, y in shown], "o", color=f"C{number}", label=value or "-")
+            below = [place for place, (_, y) in zip(x, shown, strict=True) if y < floor]
+            axes.plot(below, [floor] * len(below), "v", color=f"C{number}")
         if key in words:
             axes.set_xticks(range(len(words[key])), [word or "-" for word in words[key]], rotation=20)
             axes.set_xlim(-0.5, len(words[key]) - 0.5)
         elif 0 < 10 * min(map(float, varied[key])) <= max(map(float, varied[key])):
             axes.set_xscale("log")
         axes.set_xlabel(key)
-        _finish(axes, baseline, score)
+        _finish(axes, baseline, score, limits)
         if hue:
             axes.legend(title=hue, fontsize="small")
     return _picture(figure)
 
 
-def _finish(axes: Axes, baseline: float, score: str) -> None:
+def _limits(values: Sequence[float], baseline: float) -> tuple[float, float]:
+    """What of an axis to show: what is far below the others, as of a network that diverged, would flatten them."""
+    low, high = (quantiles(values, n=4)[0] if len(values) > 1 else values[0]), max(values)
+    floor = max(min(values), low - 2 * (high - low))
+    return min(floor, baseline), max(high, baseline)
+
+
+def _finish(axes: Axes, baseline: float, score: str, limits: tuple[float, float]) -> None:
+    low, high = limits
+    margin = (high - low) / 20 or 1
+    axes.set_ylim(low - margin, high + margin)
     axes.axhline(baseline, color="grey", lw=1, ls=":")
     axes.annotate("bicubic", (1, baseline), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="grey")
     axes.set_ylabel(f"{score}, dB")

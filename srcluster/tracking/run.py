@@ -156,7 +156,8 @@ class Run:
     def image_at(self, picture: "Image", name: str, step: int) -> None:
         """Keep a picture of a series, such as "Set5/baby" at each evaluation.
 
-        MLflow shows it beside the curves, run by run, with a slider for the step.
+        MLflow shows it among the run's artifacts and, with a slider for the step, in an image grid, which is added to
+        its page of charts.
         """
         # The names by which MLflow's page of charts knows such a picture, and its preview.
         stem = f"images/{name.replace('/', '~')}+step+{step}+timestamp+{_now_ms()}+{uuid.uuid4()}"
