@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from statistics import quantiles
+from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -74,8 +74,8 @@ def parameters(trials: Sequence[tuple[Mapping[str, str], float]], baseline: floa
 
 def _limits(values: Sequence[float], baseline: float) -> tuple[float, float]:
     """What of an axis to show: what is far below the others, as of a network that diverged, would flatten them."""
-    low, high = (quantiles(values, n=4)[0] if len(values) > 1 else values[0]), max(values)
-    floor = max(min(values), low - 2 * (high - low))
+    high = max(values)
+    floor = max(min(values), high - 4 * (high - median(values)))
     return min(floor, baseline), max(high, baseline)
 
 
