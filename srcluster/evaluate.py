@@ -2,13 +2,14 @@
 
 from collections import Counter
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from srcluster import cli, storage
 from srcluster.cluster import settle
 from srcluster.data import benchmarks
+from srcluster.evaluate_lpips import LPIPS
 from srcluster.evaluate_report import comparable, figure, log_to_mlflow, print_table, to_csv, to_json
 from srcluster.evaluate_work import Candidate, EvaluateError, candidate
 from srcluster.evaluate_work import evaluate as run
@@ -29,6 +30,14 @@ def evaluate(
         ),
     ] = None,
     scale: Annotated[int, typer.Option(help="Of interpolations and pictures, where no network says it.")] = 4,
+    lpips: Annotated[
+        str | None,
+        typer.Option(metavar="WEIGHTS", help="Measure LPIPS too, by these weights of VGG16: `auto`, a file, or a URL."),
+    ] = None,
+    lpips_input: Annotated[
+        Literal["torchvision", "caffe"] | None,
+        typer.Option(help="What these weights want, if they are not torchvision's own file."),
+    ] = None,
     json: Annotated[Path | None, typer.Option(metavar="FILE", help="Write everything, image by image.")] = None,
     csv: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a line for each model and image.")] = None,
     mlflow: Annotated[str | None, typer.Option(metavar="EXPERIMENT", help="Log a run for each model.")] = None,
@@ -54,12 +63,13 @@ def evaluate(
         from srcluster import tracking
 
         tracking.check()
+    distance = None if lpips is None else LPIPS(lpips, lpips_input or "auto")
     entries = [candidate(words, scale) for words in model]
     scale = _scale(entries, scale)
     if doubled := [label for label, count in Counter(entry.label for entry in entries).items() if count > 1]:
         raise EvaluateError(f"{doubled[0]} is what several models are called: name them, LABEL=MODEL")
     sets = [benchmarks.load(name, scale) for name in on or benchmarks.at_hand()]
-    results = [run(entry, sets, scale, address, gpus) for entry in entries]
+    results = [run(entry, sets, scale, address, gpus, distance) for entry in entries]
     published = comparable(sets, scale)
     print_table(results, sets, published)
     if json is not None:

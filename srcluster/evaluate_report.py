@@ -22,7 +22,7 @@ from srcluster.training.evaluation import means
 __all__ = ["comparable", "figure", "log_to_mlflow", "print_table", "to_csv", "to_json"]
 
 _SHOWN = {"psnr_y": ("PSNR-Y", ".2f"), "ssim_y": ("SSIM-Y", ".4f"), "checkerboard_db": ("checkerboard", ".2f")}
-"""Metrics of the table; the files have all."""
+"""Metrics of the table, beside LPIPS; the files have all."""
 
 
 def comparable(benchmarks: Sequence[Benchmark], scale: int) -> list[Published]:
@@ -34,8 +34,11 @@ def comparable(benchmarks: Sequence[Benchmark], scale: int) -> list[Published]:
 def print_table(results: Sequence[Result], benchmarks: Sequence[Benchmark], published: Sequence[Published]) -> None:
     """Models by benchmarks; below them what others published."""
     table = Table("model")
+    measured = results[0].scores[benchmarks[0].name][0].values
+    lpips = [metric for metric in measured if metric.startswith("lpips")]
+    shown = _SHOWN | {metric: (metric.replace("lpips_", "LPIPS\n").replace("_", " "), ".4f") for metric in lpips}
     for benchmark in benchmarks:
-        for title, _ in _SHOWN.values():
+        for title, _ in shown.values():
             table.add_column(f"{benchmark.name}\n{title}", justify="right")
     for title in ("parameters", "s per\nMP of HR", "peak\nmemory, MB"):
         table.add_column(title, justify="right")
@@ -43,7 +46,7 @@ def print_table(results: Sequence[Result], benchmarks: Sequence[Benchmark], publ
         table.add_column("published in")
     for result in results:
         average = _means(result)
-        cells = [format(average[f"{key}/{b.name}"], form) for b in benchmarks for key, (_, form) in _SHOWN.items()]
+        cells = [format(average[f"{key}/{b.name}"], form) for b in benchmarks for key, (_, form) in shown.items()]
         parameters = "" if result.parameters is None else f"{result.parameters:,}"
         seconds = "" if result.seconds_per_megapixel is None else f"{result.seconds_per_megapixel:.3g}"
         peak = "" if result.peak_bytes is None else f"{result.peak_bytes / 1e6:.0f}"
@@ -53,7 +56,7 @@ def print_table(results: Sequence[Result], benchmarks: Sequence[Benchmark], publ
         cells = []
         for benchmark in benchmarks:
             psnr_y = row.psnr_y.get(benchmark.name)
-            cells += ["" if psnr_y is None else f"{psnr_y:.2f}", *[""] * (len(_SHOWN) - 1)]
+            cells += ["" if psnr_y is None else f"{psnr_y:.2f}", *[""] * (len(shown) - 1)]
         table.add_row(row.model, *cells, "", "", "", row.source, style="dim")
     # A file or a pipe has no width: never cut a table to Rich's 80 columns there.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
@@ -65,7 +68,8 @@ def to_json(
     """All that is known, each image's values among it."""
     said: dict[str, Any] = {
         "scale": scale,
-        "protocol": "psnr_y, ssim_y: BT.601 luma in studio range; psnr_rgb: RGB; the scale shaved, SR in 8 bits",
+        "protocol": "psnr_y, ssim_y: BT.601 luma in studio range; psnr_rgb: RGB; the scale shaved, SR in 8 bits; "
+        "lpips_...: RGB, nothing shaved",
         "benchmarks": {b.name: {"source": b.source, "digest": b.digest, "images": len(b.images)} for b in benchmarks},
         "models": [
             {

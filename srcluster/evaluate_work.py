@@ -17,6 +17,7 @@ from torch import nn
 from srcluster.data import photos
 from srcluster.data.benchmarks import Benchmark, BenchmarkImage
 from srcluster.errors import UserError
+from srcluster.evaluate_lpips import LPIPS
 from srcluster.model_finder import find_model, holds_model
 from srcluster.progress import progress
 from srcluster.tiling import memory_at_hand, restore
@@ -79,7 +80,14 @@ def candidate(words: str, scale: int) -> Candidate:
     return Candidate(label or found, network, {})
 
 
-def evaluate(entry: Candidate, benchmarks: Sequence[Benchmark], scale: int, address: str, gpus: float = 0) -> Result:
+def evaluate(
+    entry: Candidate,
+    benchmarks: Sequence[Benchmark],
+    scale: int,
+    address: str,
+    gpus: float = 0,
+    lpips: LPIPS | None = None,
+) -> Result:
     """Restore and measure every image.
 
     Args:
@@ -88,6 +96,7 @@ def evaluate(entry: Candidate, benchmarks: Sequence[Benchmark], scale: int, addr
         scale: HR pixels per LR pixel.
         address: Of a Ray cluster on which each image is a task, or `none`.
         gpus: That each task takes.
+        lpips: A further measure.
 
     Raises:
         EvaluateError: A picture is missing, or is not the one.
@@ -96,7 +105,10 @@ def evaluate(entry: Candidate, benchmarks: Sequence[Benchmark], scale: int, addr
     if entry.network is None:
         return Result(
             entry.label,
-            {b.name: [compare(image, sr, scale) for image, sr in _pictures(entry, b, scale)] for b in benchmarks},
+            {
+                b.name: [_measured(image, sr, scale, lpips) for image, sr in _pictures(entry, b, scale)]
+                for b in benchmarks
+            },
         )
     calls = [
         (benchmark.name, image, scale, address != "none") for benchmark in benchmarks for image in benchmark.images
@@ -104,12 +116,12 @@ def evaluate(entry: Candidate, benchmarks: Sequence[Benchmark], scale: int, addr
     if address == "none":
         # The first picture of a process pays for what is set up once.
         _restored(entry.network, calls[0][1], alone=True)
-        done: Iterable[_Done] = itertools.starmap(_one, ((entry.network, *call) for call in calls))
+        done: Iterable[_Done] = itertools.starmap(_one, ((entry.network, lpips, *call) for call in calls))
     else:
         # Not before the environment is settled.
         from srcluster import tasks
 
-        done = tasks.starmap(_one, calls, address, shared=[entry.network.cpu()], gpus=gpus)
+        done = tasks.starmap(_one, calls, address, shared=[entry.network.cpu(), lpips], gpus=gpus)
     results = []
     with progress(entry.label, len(calls), "images") as show:
         for one in done:
@@ -135,12 +147,23 @@ class _Done:
     peak_bytes: int
 
 
-def _one(network: nn.Module, benchmark: str, image: BenchmarkImage, scale: int, task: bool) -> _Done:
+def _one(
+    network: nn.Module, lpips: LPIPS | None, benchmark: str, image: BenchmarkImage, scale: int, task: bool
+) -> _Done:
     """One image; in a task it is one of several at a time on its node."""
     if task and torch.cuda.is_available():
         network = network.cuda()
     sr, seconds, peak_bytes = _restored(network, image, alone=not task)
-    return _Done(benchmark, compare(image, sr, scale), seconds, peak_bytes)
+    return _Done(benchmark, _measured(image, sr, scale, lpips), seconds, peak_bytes)
+
+
+def _measured(image: BenchmarkImage, sr: np.ndarray, scale: int, lpips: LPIPS | None) -> Score:
+    score = compare(image, sr, scale)
+    if lpips is not None:
+        # On the GPU only meanwhile: it is no part of what restoring the next image takes.
+        score.values[lpips.name] = lpips.to("cuda" if torch.cuda.is_available() else "cpu")(sr, image.hr)
+        lpips.cpu()
+    return score
 
 
 def _restored(network: nn.Module, image: BenchmarkImage, alone: bool) -> tuple[np.ndarray, float, int]:

@@ -130,6 +130,15 @@ def data_sets() -> Path:
     return Path(folder)
 
 
+@pytest.fixture(scope="session")
+def real_weights() -> Path:
+    """The folder of VGG16's weights of ImageNet."""
+    folder = Path(os.environ.get("SRCLUSTER_WEIGHTS", ""))
+    if not (folder / "vgg16_features_conv2_2.pth").is_file():
+        pytest.skip("SRCLUSTER_WEIGHTS names no folder with vgg16_features_conv2_2.pth")
+    return folder
+
+
 @dataclass(frozen=True)
 class Shell:
     """Runs verbs as a person does, in a folder with an embedded cluster of its own and a small benchmark, `pieces`."""

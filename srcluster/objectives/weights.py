@@ -17,51 +17,66 @@ from srcluster.data.download import DownloadError, download
 from srcluster.errors import UserError
 from srcluster.recipe_objective import VGG, VGG16_LAYERS
 
-__all__ = ["WeightsError", "convolutions", "parse", "read"]
+__all__ = ["WeightsError", "content_of", "convolutions", "find", "is_torchvisions", "parse", "read"]
 
 _FILE = "vgg16-397923af.pth"
 """What torchvision's file is called by its host, and so by `srcluster.fetch vgg16`."""
 
 _SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
 
-_GET = "get the whole file with `python -m srcluster.fetch vgg16 --to DIR` (a folder, or s3://bucket/weights)"
+_FETCH = "get the whole file with `python -m srcluster.fetch {} --to DIR` (a folder, or s3://bucket/weights)"
+_GET = _FETCH.format("vgg16")
 
 
 class WeightsError(UserError):
     """The weights that an objective asks for can't be had, or are not those of VGG16."""
 
 
-def read(spec: VGG) -> tuple[VGG, dict[str, Tensor]]:
+def read(spec: VGG, or_less: bool = False) -> tuple[VGG, dict[str, Tensor]]:
     """The weights that a specification asks for, checked.
 
     From S3 or the web a file is fetched once by all processes of a node: it stays in the folder that SRCLUSTER_CACHE
     names, or else in ~/.cache/srcluster.
 
+    Args:
+        spec: Which weights, and the layers that they are for.
+        or_less: Leave out those layers that the file ends before, if it reaches any.
+
     Returns:
-        The specification with what `auto` and relative paths mean written out, and the SHA-256 of what was read; and
-        float32 tensors by name, `conv1_1.weight` (out x in x 3 x 3), `conv1_1.bias` (out) and so on, up to the deepest
-        layer that it names.
+        The specification with what `auto` and relative paths mean written out, the SHA-256 of what was read, and the
+        layers that are reached; and float32 tensors by name, `conv1_1.weight` (out x in x 3 x 3), `conv1_1.bias` (out)
+        and so on, up to the deepest of these layers.
 
     Raises:
         WeightsError: There is no such file, it is not the one that its SHA-256 says, it does not reach the layer, is
-            not of VGG16, or does not say which input it wants.
+            not of VGG16, does not say which input it wants, or wants another.
         StorageError: It can't be read.
         CacheError: The cache can't be written.
     """
     url = _find() if spec.weights == "auto" else spec.weights
-    content = _content(url, spec.sha256 or (_SHA256 if url.rpartition("/")[2] == _FILE else None))
+    content = content_of(url, spec.sha256 or (_SHA256 if url.rpartition("/")[2] == _FILE else None))
     sha256 = hashlib.sha256(content).hexdigest()
-    normalization = spec.normalization
+    tensors, layers = parse(content, url), spec.layers
+    normalization = "torchvision" if sha256 == _SHA256 else spec.normalization
     if normalization == "auto":
-        if sha256 != _SHA256:
-            raise WeightsError(
-                f"{url} does not say which input it wants: set objective.normalization to torchvision (RGB in [0, 1], "
-                "normalised) or caffe (RGB in [0, 255] less its mean, as the original weights want it)"
-            )
-        normalization = "torchvision"
-    tensors = _checked(parse(content, url), url, spec.layers)
-    said = {"weights": _absolute(url), "normalization": normalization, "sha256": sha256}
-    return spec.model_copy(update=said), tensors
+        raise WeightsError(
+            f"{url} does not say which input it wants: set objective.normalization (evaluate's --lpips-input) "
+            "to torchvision (RGB in [0, 1], normalised) or caffe (RGB in [0, 255] less its mean, as the original "
+            "weights want it)"
+        )
+    if spec.normalization not in ("auto", normalization):
+        raise WeightsError(f"{url} is torchvision's own file, which wants another input than caffe: leave that out")
+    if or_less:
+        indices = {name: index for name, index, _ in convolutions()}
+        there = {name for name in layers if f"features.{indices[name.replace('relu', 'conv')]}.weight" in tensors}
+        layers = {name: weight for name, weight in layers.items() if name in there} or layers
+    said = {"layers": layers, "weights": _absolute(url), "normalization": normalization, "sha256": sha256}
+    return spec.model_copy(update=said), _checked(tensors, url, layers)
+
+
+def is_torchvisions(spec: VGG) -> bool:
+    """Whether the weights of a specification that `read` gave are torchvision's own."""
+    return spec.sha256 == _SHA256
 
 
 def convolutions() -> Iterator[tuple[str, int, tuple[int, int]]]:
@@ -78,16 +93,35 @@ def convolutions() -> Iterator[tuple[str, int, tuple[int, int]]]:
 
 def _find() -> str:
     """The file that `auto` means."""
-    named, data, home = (os.environ.get(f"SRCLUSTER_{name}") for name in ("WEIGHTS", "DATA", "STORAGE"))
-    places = [storage.join(place, _FILE) for place in (named, data, home and storage.join(home, "weights")) if place]
-    if named and Path(named).is_file():
+    named = os.environ.get("SRCLUSTER_WEIGHTS", "")
+    if Path(named).is_file():
         return named
+    return find(_FILE, "vgg16", or_else=", or name a file of your own by objective.weights (evaluate's --lpips)")
+
+
+def find(file: str, fetched: str, *, beside: str = "", or_else: str = "") -> str:
+    """The URL of a file that `srcluster.fetch` left in SRCLUSTER_WEIGHTS, SRCLUSTER_DATA or SRCLUSTER_STORAGE/weights.
+
+    Args:
+        file: Its name.
+        fetched: What `srcluster.fetch` calls it.
+        beside: A file in whose folder it may be as well.
+        or_else: What else there is to do about it, in an error.
+
+    Raises:
+        WeightsError: It is in none of them.
+        StorageError: They can't be reached.
+    """
+    named, data, home = (os.environ.get(f"SRCLUSTER_{name}") for name in ("WEIGHTS", "DATA", "STORAGE"))
+    folders = (named, data, home and storage.join(home, "weights"), beside.rpartition("/")[0])
+    # Each once.
+    places = list(dict.fromkeys(storage.join(folder, file) for folder in folders if folder))
     for place in places:
         if storage.exists(place):
             return place
     raise WeightsError(
-        f"objective.weights: there is no {' nor '.join(places) or _FILE}: {_GET} and name DIR by SRCLUSTER_WEIGHTS, or "
-        "name a file of your own by objective.weights"
+        f"there is no {' nor '.join(places) or file}: {_FETCH.format(fetched)} and name DIR by SRCLUSTER_WEIGHTS"
+        + or_else
     )
 
 
@@ -95,8 +129,14 @@ def _absolute(url: str) -> str:
     return str(Path(url).resolve()) if Path(url).is_file() else url
 
 
-def _content(url: str, sha256: str | None) -> bytes:
-    """The file: from here, or through the node's cache, which is keyed by its SHA-256."""
+def content_of(url: str, sha256: str | None) -> bytes:
+    """The file, of this SHA-256 if one is given: from here, or through the node's cache, which is keyed by it.
+
+    Raises:
+        WeightsError: It is another file.
+        StorageError: It can't be read.
+        CacheError: The cache can't be written.
+    """
 
     def fetch() -> bytes:
         content = _from_web(url) if url.startswith(("http://", "https://")) else storage.read(url)

@@ -1,6 +1,6 @@
 """Benchmark PSNR, SSIM and checkerboard of a network."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -14,13 +14,9 @@ from srcluster.pixels.metrics import psnr, ssim
 from srcluster.pixels.resize import to_uint8
 from srcluster.training.ranks import Ranks
 
-__all__ = ["Measure", "Score", "compare", "evaluate", "evaluate_together", "means", "restore"]
+__all__ = ["Score", "compare", "evaluate", "evaluate_together", "means", "restore"]
 
 _METRICS = ("psnr_y", "psnr_rgb", "ssim_y", "checkerboard_db")
-
-
-Measure = Callable[[np.ndarray, np.ndarray], float]
-"""Of SR and HR, H x W x 3 uint8."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +25,7 @@ class Score:
 
     Attributes:
         image: Its name.
-        values: By metric: psnr_y, psnr_rgb, ssim_y, checkerboard_db, and what else was asked for.
+        values: By metric: psnr_y, psnr_rgb, ssim_y, checkerboard_db, and what else is measured.
         sr: H x W x 3 uint8.
     """
 
@@ -51,23 +47,15 @@ def restore(network: nn.Module, lr: np.ndarray) -> np.ndarray:
     return to_uint8(network(image))[0].permute(1, 2, 0).cpu().numpy()
 
 
-def evaluate(
-    network: nn.Module, benchmark: Benchmark, scale: int, more: Mapping[str, Measure] | None = None
-) -> list[Score]:
+def evaluate(network: nn.Module, benchmark: Benchmark, scale: int) -> list[Score]:
     """Restore and measure every image of a benchmark, by the protocol of `pixels.metrics`.
 
     Args:
         network: From LR, B x 3 x h x w in [0, 1], to SR.
         benchmark: The images.
         scale: HR pixels per LR pixel, and the pixels that are shaved off each border.
-        more: Further measures by name, such as `training.lpips` gives.
     """
-    scores = []
-    for image in benchmark.images:
-        score = compare(image, restore(network, image.lr), scale)
-        score.values.update({name: measure(score.sr, image.hr) for name, measure in (more or {}).items()})
-        scores.append(score)
-    return scores
+    return [compare(image, restore(network, image.lr), scale) for image in benchmark.images]
 
 
 def evaluate_together(network: nn.Module, benchmark: Benchmark, scale: int, ranks: Ranks) -> dict[str, float]:

@@ -1,8 +1,6 @@
 """The perceptual objective, against arithmetic written out, and with the weights of ImageNet."""
 
-import os
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
 import torch
@@ -193,27 +191,18 @@ def test_a_network_learns_by_it(weights_file, precision):
     assert losses[-1] < 0.7 * losses[0]
 
 
-@pytest.fixture(scope="session")
-def real() -> Path:
-    """The folder of ImageNet weights."""
-    folder = Path(os.environ.get("SRCLUSTER_WEIGHTS", ""))
-    if not (folder / "vgg16_features_conv2_2.pth").is_file():
-        pytest.skip("SRCLUSTER_WEIGHTS names no folder with vgg16_features_conv2_2.pth")
-    return folder
-
-
 def photograph() -> torch.Tensor:
     return torch.tensor(benchmarks.load("Wheel3", 4).images[0].hr[:128, :160]).permute(2, 0, 1)[None] / 255
 
 
-def test_real_weights_are_those_of_the_input_that_is_said(real):
+def test_real_weights_are_those_of_the_input_that_is_said(real_weights):
     rgb = photograph()
-    caffe = network(spec(str(real / "vgg16_features_conv2_2.pth")))(rgb)[0]
-    state = torch.load(real / "vgg16_features_conv2_2.pth", weights_only=True)
+    caffe = network(spec(str(real_weights / "vgg16_features_conv2_2.pth")))(rgb)[0]
+    state = torch.load(real_weights / "vgg16_features_conv2_2.pth", weights_only=True)
     plain = by_hand(state, rgb * 255 - torch.tensor([123.68, 116.779, 103.939]).view(1, 3, 1, 1))["relu2_2"]
     torch.testing.assert_close(caffe.double(), plain, rtol=0, atol=1e-5 * float(plain.max()))
     rescaled, wrong = (
-        network(spec(str(real / "vgg16_features_conv2_2_tvnorm.pth"), normalization=normalization))(rgb)[0]
+        network(spec(str(real_weights / "vgg16_features_conv2_2_tvnorm.pth"), normalization=normalization))(rgb)[0]
         for normalization in ("torchvision", "caffe")
     )
     inside = (..., slice(4, -4), slice(4, -4))
@@ -223,10 +212,10 @@ def test_real_weights_are_those_of_the_input_that_is_said(real):
 
 
 @pytest.mark.parametrize("kind", ["mse", "l1", "cosine", "gram"])
-def test_real_features_lead_from_a_blurred_photograph_to_the_sharp_one(real, kind):
+def test_real_features_lead_from_a_blurred_photograph_to_the_sharp_one(real_weights, kind):
     hr = photograph()
     blurred = F.avg_pool2d(F.pad(hr, (2,) * 4, mode="replicate"), 5, stride=1)
-    loss = build(spec(str(real / "vgg16_features_conv2_2.pth"), distance=kind), CPU, torch.float32)
+    loss = build(spec(str(real_weights / "vgg16_features_conv2_2.pth"), distance=kind), CPU, torch.float32)
     steps = [float(loss(hr.lerp(blurred, share), hr)) for share in (0, 0.25, 0.5, 1)]
     assert steps[0] == 0
     assert steps == sorted(steps)

@@ -81,8 +81,15 @@ def test_a_settled_objective_says_all_of_itself(catalogued, monkeypatch):
 
 
 def test_what_the_weights_were_trained_with_is_not_guessed(weights_file):
-    with pytest.raises(WeightsError, match=r"does not say which input it wants: set objective.normalization to"):
+    with pytest.raises(
+        WeightsError, match=r"not say which input it wants: set objective.normalization .* to torchvision"
+    ):
         settle(spec(weights_file, normalization="auto"))
+
+
+def test_torchvisions_own_file_does_not_want_another_input(catalogued):
+    with pytest.raises(WeightsError, match="is torchvision's own file, which wants another input than caffe"):
+        settle(spec(catalogued))
 
 
 def test_another_file_than_the_recipe_says(weights_file):
@@ -114,6 +121,19 @@ def test_a_partial_file_serves_the_layers_that_it_has(weights_file):
         settle(spec(weights_file, layers={"relu1_1": 1, "relu3_3": 1}))
     said = f"{weights_file} has no features.10.weight (conv3_1), which relu3_3 needs: get the whole file"
     assert said in str(error.value)
+
+
+def test_layers_that_a_file_ends_before_are_left_out_where_less_will_do(weights_file, tmp_path):
+    several = {"relu1_2": 2, "conv2_1": 1, "relu3_3": 1}
+    settled, tensors = read(spec(weights_file, layers=several), or_less=True)
+    assert settled.layers == {"relu1_2": 2, "conv2_1": 1}
+    # What lies beyond the deepest of them is not read.
+    assert max(tensors) == "conv2_1.weight"
+    state = torch.load(weights_file, weights_only=True)
+    del state["features.2.weight"]
+    torch.save(state, tmp_path / "hole.pth")
+    with pytest.raises(WeightsError, match=r"has no features.2.weight \(conv1_2\), which conv2_1 needs"):
+        read(spec(tmp_path / "hole.pth", layers=several), or_less=True)
 
 
 @pytest.mark.parametrize(
