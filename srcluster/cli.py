@@ -2,12 +2,22 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from typing import Annotated
 
 import typer
 
 from srcluster.errors import UserError
 
-__all__ = ["run"]
+__all__ = ["TasksAddress", "run"]
+
+TasksAddress = Annotated[
+    str,
+    typer.Option(
+        help="A Ray cluster, on which each picture is a task; `none` is this process; `local` is the embedded cluster; "
+        "`auto` is RAY_ADDRESS, or else none."
+    ),
+]
+"""The --address of a verb that works on pictures."""
 
 
 def run(*commands: Callable[..., None], several: Sequence[str] = ()) -> None:

@@ -47,13 +47,7 @@ def evaluate(
     image: Annotated[
         list[str] | None, typer.Option(metavar="NAME...", help="Images of the comparison; default: three of each set.")
     ] = None,
-    address: Annotated[
-        str,
-        typer.Option(
-            help="A Ray cluster, on which each image is a task; `none` is this process; `local` is the embedded "
-            "cluster; `auto` is RAY_ADDRESS, or else none."
-        ),
-    ] = "auto",
+    address: cli.TasksAddress = "auto",
     gpus: Annotated[float, typer.Option(help="GPUs that each task on a cluster takes.")] = 0,
 ) -> None:
     """Measure PSNR and SSIM on benchmarks, what it costs, and print it beside what was published."""

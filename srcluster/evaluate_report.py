@@ -4,18 +4,17 @@ import csv
 import io
 import json
 import math
-import sys
 from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from srcluster.data.benchmarks import Benchmark
 from srcluster.evaluate_work import EvaluateError, Result
 from srcluster.figures import comparison_of
 from srcluster.pixels.figures import grid
+from srcluster.progress import print_wide
 from srcluster.published import PUBLISHED, Published
 from srcluster.training.evaluation import means
 
@@ -58,8 +57,7 @@ def print_table(results: Sequence[Result], benchmarks: Sequence[Benchmark], publ
             psnr_y = row.psnr_y.get(benchmark.name)
             cells += ["" if psnr_y is None else f"{psnr_y:.2f}", *[""] * (len(shown) - 1)]
         table.add_row(row.model, *cells, "", "", "", row.source, style="dim")
-    # A file or a pipe has no width: never cut a table to Rich's 80 columns there.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    print_wide(table)
 
 
 def to_json(

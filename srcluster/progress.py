@@ -1,20 +1,22 @@
-"""How far a long job is: a bar on a terminal; elsewhere a line now and then."""
+"""What a terminal shows, and a file or a pipe otherwise: tables, and how far a long job is."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
-__all__ = ["progress"]
+__all__ = ["print_wide", "progress"]
 
 LINE_EVERY_S = 10.0
 
 
 @contextmanager
 def progress(doing: str, total: int, things: str) -> Iterator[Callable[[float, str], None]]:
-    """Show how many of `total` things are done.
+    """Show how many of `total` things are done: a bar on a terminal; elsewhere a line now and then.
 
     Args:
         doing: A word for what is done to them: `packing`.
@@ -40,3 +42,9 @@ def progress(doing: str, total: int, things: str) -> Iterator[Callable[[float, s
             print(f"{doing}: {int(done)} of {total} {things}, {said}", flush=True)
 
     yield line
+
+
+def print_wide(table: Table) -> None:
+    """Print a table, which only a terminal's width makes narrower."""
+    # Rich takes a file or a pipe for 80 columns.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)

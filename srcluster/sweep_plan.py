@@ -11,10 +11,10 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from rich.console import Console
 from rich.table import Table
 
 from srcluster.errors import UserError
+from srcluster.progress import print_wide
 from srcluster.recipe import Recipe, flatten, load, recipe_from
 from srcluster.validation import did_you_mean, explain, read_mapping
 
@@ -200,4 +200,4 @@ def print_plan(trials: Iterable[Trial]) -> None:
     table = Table("trial", "what differs", "steps", "recipe")
     for trial in trials:
         table.add_row(str(trial.index), trial.label, str(trial.recipe.steps), trial.recipe.digest())
-    Console().print(table)
+    print_wide(table)

@@ -10,7 +10,6 @@ from typing import Any
 
 from PIL import Image
 from ray import tune
-from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
@@ -19,6 +18,7 @@ from srcluster.data import benchmarks
 from srcluster.figures import comparison_of
 from srcluster.models.saved import load_model
 from srcluster.pixels.figures import grid
+from srcluster.progress import print_wide
 from srcluster.sweep_plan import Trial
 from srcluster.sweep_table import Ended, Rows, markdown, over_seeds, ranked, scores_of
 from srcluster.training.evaluation import restore
@@ -51,7 +51,7 @@ class Progress(tune.Callback):
     def on_step_end(self, iteration: int, trials: list, **info) -> None:
         if sys.stdout.isatty():
             if self.live is None:
-                self.live = Live(console=_console(), refresh_per_second=2)
+                self.live = Live(refresh_per_second=2)
                 self.live.start()
             self.live.update(self._table(trials))
 
@@ -208,9 +208,4 @@ def _print(rows: Rows) -> None:
     table = Table(*rows[0])
     for row in rows[1:]:
         table.add_row(*row)
-    _console().print(table)
-
-
-def _console() -> Console:
-    # A file or a pipe has no width: never cut a table to Rich's 80 columns there.
-    return Console(width=None if sys.stdout.isatty() else 160)
+    print_wide(table)

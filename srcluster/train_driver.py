@@ -12,13 +12,13 @@ import ray
 from ray import train
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rich.console import Console
 from rich.table import Table
 
 from srcluster import session, settle, storage, tracking
 from srcluster.data import benchmarks
 from srcluster.data.stream import open_stream
 from srcluster.errors import UserError
+from srcluster.progress import print_wide
 from srcluster.recipe import Recipe
 from srcluster.train_group import Strangers
 from srcluster.train_worker import Mailbox, work
@@ -219,7 +219,7 @@ def _print_result(name: str, metrics: dict[str, float], store: RunStore, bicubic
     table.add_row(name, *(f"{metrics[f'best/{score}']:.2f}" for score in scores))
     if bicubic:
         table.add_row("bicubic", *(f"{bicubic[score]:.2f}" for score in scores))
-    Console().print(table)
+    print_wide(table)
     print(f"the network: {storage.join(store.url, 'model.safetensors')}", flush=True)
 
 

@@ -42,13 +42,7 @@ def upscale(
     memory_gb: Annotated[
         float, typer.Option(help="What the network may take, in 10^9 bytes; 0 for half of what is free.")
     ] = 0,
-    address: Annotated[
-        str,
-        typer.Option(
-            help="A Ray cluster, on which each picture is a task; `none` is this process; `local` is the embedded "
-            "cluster; `auto` is RAY_ADDRESS, or else none."
-        ),
-    ] = "auto",
+    address: cli.TasksAddress = "auto",
     gpus: Annotated[float, typer.Option(help="GPUs that each task on a cluster takes.")] = 0,
     export: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the network, as .onnx or .pt2 for any size.")
