@@ -9,6 +9,7 @@ from srcluster.data import benchmarks
 from srcluster.data.photos import data_folder
 from srcluster.pack import default_shards
 from srcluster.recipe import Recipe, recipe_from
+from srcluster.revision import commit
 
 __all__ = ["home", "said", "settled"]
 
@@ -55,7 +56,7 @@ def said() -> dict[str, str]:
     """
     # `ray job submit` may have been told the same, which is no conflict.
     os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
-    words = {"SRCLUSTER_GIT_COMMIT": tracking.environment_tags().get("mlflow.source.git.commit", "")}
+    words = {"SRCLUSTER_GIT_COMMIT": commit()}
     if folder := data_folder():
         words["SRCLUSTER_DATA"] = str(folder.resolve())
     return words

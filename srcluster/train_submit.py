@@ -7,8 +7,8 @@ import sys
 
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from srcluster import tracking
 from srcluster.errors import UserError
+from srcluster.revision import commit
 
 __all__ = ["SubmitError", "submit"]
 
@@ -44,8 +44,8 @@ def submit(name: str, command: list[str]) -> bool:
             )
         client.delete_job(name)
     # The folder travels without its repository, and without the keys of an embedded cluster.
-    commit = tracking.environment_tags().get("mlflow.source.git.commit")
-    environment = {"SRCLUSTER_GIT_COMMIT": commit} if commit else {}
+    known = commit()
+    environment = {"SRCLUSTER_GIT_COMMIT": known} if known else {}
     client.submit_job(
         entrypoint=shlex.join(command),
         submission_id=name,

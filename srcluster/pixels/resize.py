@@ -97,7 +97,9 @@ def resize(images: Tensor, scale: Fraction | int, kernel: Kernel = "bicubic") ->
     return _resize(images, scale, kernel)
 
 
-@torch.compiler.disable  # Two matrix products with nothing to fuse, and a cache that a compiler would bake in.
+# Two matrix products with nothing to fuse, and a cache that a compiler would bake in. `torch.compiler.disable` would
+# import the compiler at once, which takes as long as all the rest of torch.
+@torch._disable_dynamo
 def _resize(images: Tensor, scale: Fraction, kernel: Kernel) -> Tensor:
     rows, columns = (_matrix_tensor(length, scale, kernel, images.dtype, images.device) for length in images.shape[-2:])
     with torch.autocast(images.device.type, enabled=False):

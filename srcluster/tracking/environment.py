@@ -3,21 +3,18 @@
 import os
 import platform
 import socket
-import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from srcluster.revision import commit
 
 __all__ = ["environment_tags"]
 
 
 def environment_tags() -> dict[str, str]:
-    """Words about this process for a run's tags; what is not known is left out.
-
-    The commit is SRCLUSTER_GIT_COMMIT where it is set, since a cluster's workers have no repository, and that of
-    the current folder otherwise, with "+dirty" when tracked files differ from it.
-    """
+    """Words about this process for a run's tags; what is not known is left out."""
     tags = {
-        "mlflow.source.git.commit": os.environ.get("SRCLUSTER_GIT_COMMIT") or _commit(),
+        "mlflow.source.git.commit": commit(),
         "env.host": socket.gethostname(),
         "env.device": _device(),
         "env.python": platform.python_version(),
@@ -25,14 +22,6 @@ def environment_tags() -> dict[str, str]:
         **{f"env.{package}": _version(package) for package in ("torch", "ray", "srcluster")},
     }
     return {key: value for key, value in tags.items() if value}
-
-
-def _commit() -> str:
-    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def _device() -> str:

@@ -1,0 +1,23 @@
+"""Which commit of the code this is; asked before anything large is imported."""
+
+import os
+import subprocess
+
+__all__ = ["commit"]
+
+
+def commit() -> str:
+    """The commit, with "+dirty" when tracked files differ from it; empty where it is not known.
+
+    It is SRCLUSTER_GIT_COMMIT where that is set, since a cluster's workers have no repository, and otherwise that of
+    the current folder.
+    """
+    return os.environ.get("SRCLUSTER_GIT_COMMIT") or _described()
+
+
+def _described() -> str:
+    command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
