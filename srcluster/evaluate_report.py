@@ -113,7 +113,7 @@ def log_to_mlflow(experiment: str, results: Sequence[Result], benchmarks: Sequen
             values = _means(result)
             if result.seconds_per_megapixel is not None and result.peak_bytes is not None:
                 values |= {"seconds_per_megapixel": result.seconds_per_megapixel, "peak_bytes": result.peak_bytes}
-            run.log(values, step=0)
+            run.log(values, step=0, replace=True)
             run.text(to_csv([result]), "images.csv")
     return tracking.table_page(run.experiment_id, [f"psnr_y/{benchmark.name}" for benchmark in benchmarks], [])
 

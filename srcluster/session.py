@@ -125,7 +125,7 @@ def _keep(run: Run, recipe: Recipe, measured: list[Benchmark], result: Fit, stor
             sr = restore(result.network, image.lr)
             picture = comparison_of(image, {recipe.name: sr}, recipe.scale)
             run.image_at(picture, f"{benchmark.name}/{image.name}", recipe.steps)
-    run.log(result.metrics, recipe.steps)
+    run.log(result.metrics, recipe.steps, replace=True)
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder, "model.safetensors")
         save_weights(model, result.network.state_dict(), recipe)
@@ -167,5 +167,5 @@ def log_baseline(
             benchmark = benchmarks.load(name, recipe.scale)
             run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
             metrics |= means(benchmark.name, evaluate(models.build(spec, recipe.scale), benchmark, recipe.scale))
-        run.log(metrics | {f"best/{key}": value for key, value in metrics.items()}, step=0)
+        run.log(metrics | {f"best/{key}": value for key, value in metrics.items()}, step=0, replace=True)
     return metrics

@@ -134,7 +134,8 @@ def conclude(
     if finished:
         best = finished[0]
         parent.tag(best=best.trial.label)
-        parent.log({f"best/{key}": best.metrics[f"best/{key}"] for key in scores}, step=best.trial.recipe.steps)
+        values = {f"best/{key}": best.metrics[f"best/{key}"] for key in scores}
+        parent.log(values, step=best.trial.recipe.steps, replace=True)
         folder.mkdir(parents=True, exist_ok=True)
         _keep(_comparison(best.trial, place), parent, folder / "comparison.png")
         if not interrupted:

@@ -106,7 +106,7 @@ class Run:
         client = MlflowClient(address())
         return cls(client, patiently(lambda: client.get_run(run_id), timeout_s))
 
-    def log(self, metrics: Mapping[str, float], step: int) -> None:
+    def log(self, metrics: Mapping[str, float], step: int, *, replace: bool = False) -> None:
         """Log values at a step; does not wait for the server.
 
         A run that goes on from a checkpoint passes through steps that it has logged before: they are left as
@@ -115,6 +115,8 @@ class Run:
         Args:
             metrics: values by name; a name is words of letters, digits and `_-.: `, separated by slashes.
             step: the training step they belong to.
+            replace: whether they are results, of which MLflow is to show these where an earlier life of the run had
+                others at this step.
 
         Raises:
             ValueError: MLflow would not take a name.
@@ -124,7 +126,7 @@ class Run:
                 raise ValueError(f"MLflow can't name a metric {key!r}")
         now_ms = _now_ms()
         points = (Point(key, float(value), step, now_ms) for key, value in metrics.items())
-        self._outbox.put(*(point for point in points if self._is_new(point)))
+        self._outbox.put(*(point for point in points if self._is_new(point, replace)))
 
     def tag(self, **tags: str) -> None:
         """Set words about the run; `tag(**{"a.b": "c"})` where the key is no identifier."""
@@ -215,9 +217,9 @@ class Run:
         # MLflow puts the path into a URL as it is: the rest of the name would be lost.
         self._outbox.put(Artifact(re.sub("[?#%]", "_", path), content))
 
-    def _is_new(self, point: Point) -> bool:
+    def _is_new(self, point: Point, replace: bool) -> bool:
         last = self._logged.get(point.key)
-        return last is None or point.step > last[0] or (point.step == last[0] and point.value != last[1])
+        return last is None or point.step > last[0] or (replace and point.step == last[0] and point.value != last[1])
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:

@@ -129,17 +129,19 @@ class TestRun:
         params = {"optimizer": {"lr": 1e-4}, "steps": 100}
         with Run.start("restart", "trial", key="k", params=params) as first:
             first.log({"loss": 1.0}, 10)
-            first.log({"loss": 0.5}, 20)
+            first.log({"loss": 0.5, "best": 28.0}, 20)
         again = Run.start("restart", "trial", key="k", params=params)
         assert again.id == first.id
         assert client.get_run(first.id).info.status == "RUNNING"
         again.log({"loss": 1.0}, 10)
-        again.log({"loss": 0.5}, 20)
+        again.log({"loss": 0.6}, 20)
+        again.log({"best": 29.0}, 20, replace=True)
         again.log({"loss": 0.4, "psnr": 28.0}, 30)
         again.end()
 
         assert history(client, first.id, "loss") == [(10, 1.0), (20, 0.5), (30, 0.4)]
         assert history(client, first.id, "psnr") == [(30, 28.0)]
+        assert client.get_run(first.id).data.metrics["best"] == 29.0
         assert Run.start("restart", "trial", key="other").id != first.id
 
     def test_another_parameter_is_another_run(self, mlflow_server):
