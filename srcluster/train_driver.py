@@ -5,6 +5,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,18 +92,26 @@ def _train(recipe: Recipe, name: str, fleet: Fleet, address: str, store: RunStor
     with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment) as run, tracking.alive(run):
         print(f"{name}: {recipe.steps} steps on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(run.experiment_id)}", flush=True)
-        bicubic = session.log_baseline(EXPERIMENT, recipe)
-        try:
-            outcome = fit(recipe, store, fleet, run.id, _print_line, lease.check)
-        except KeyboardInterrupt:
-            run.end("KILLED")
-            return False
-        except LeaseError:
-            # The run in MLflow is the other's as well.
-            run.close(timeout_s=10)
-            raise
-        finally:
-            ray.shutdown()
+        with ThreadPoolExecutor(1) as meanwhile:
+            baseline = meanwhile.submit(session.log_baseline, EXPERIMENT, recipe)
+
+            def check() -> None:
+                lease.check()
+                if baseline.done():
+                    baseline.result()
+
+            try:
+                outcome = fit(recipe, store, fleet, run.id, _print_line, check)
+            except KeyboardInterrupt:
+                run.end("KILLED")
+                return False
+            except LeaseError:
+                # The run in MLflow is the other's as well.
+                run.close(timeout_s=10)
+                raise
+            finally:
+                ray.shutdown()
+        bicubic = baseline.result()
         if error := outcome.get("error"):
             run.tag(**{"srcluster.error": error})
             run.end("FAILED")
