@@ -37,6 +37,11 @@ _RESIZE_S = 30.0
 checkpoint."""
 
 
+_ROOM_S = "10"
+"""How long workers whose number may be another wait for the room that Ray Train saw: up to 20 seconds after a host was
+lost, it still counts it."""
+
+
 class TrainError(UserError):
     """A training that can't be finished."""
 
@@ -86,6 +91,8 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
 def _train(recipe: Recipe, name: str, fleet: Fleet, address: str, store: RunStore, lease: Lease) -> bool:
     environment = tracking.environment_tags()
     os.environ |= {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
+    if fleet.fewest < fleet.most:
+        os.environ |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": _ROOM_S}
     ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": settle.said()})
     params = recipe.model_dump(mode="json")
     tracking.end_abandoned(EXPERIMENT)
