@@ -83,7 +83,12 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
     with Lease(store.url, functools.partial(print, flush=True)) as lease:
         if result := store.result():
             print(f"{name} is finished; to train it again, give it another --name or seed")
-            _print_result(name, result, store)
+            if tracking.status(EXPERIMENT, name) in ("FINISHED", ""):
+                _print_result(name, result, store)
+            else:
+                # Its driver died, or MLflow refused the network.
+                with tracking.Run.start(EXPERIMENT, name, key=name) as run:
+                    _conclude(recipe, name, store, run, result, session.log_baseline(EXPERIMENT, recipe))
             return True
         return _train(recipe, name, fleet, address, store, lease)
 
@@ -118,18 +123,29 @@ def _train(recipe: Recipe, name: str, fleet: Fleet, address: str, store: RunStor
                 raise
             finally:
                 ray.shutdown()
-        bicubic = baseline.result()
         if error := outcome.get("error"):
             run.tag(**{"srcluster.error": error})
             run.end("FAILED")
             raise TrainError(error)
-        run.note(_markdown(outcome["metrics"], bicubic))
-        model = session.publish(recipe, run.id, store, outcome["metrics"])
-        columns = [key for key in outcome["metrics"] if key.startswith(("best/psnr_y/", "best/checkerboard_db/"))]
-        page = tracking.table_page(run.experiment_id, columns, ["model.kind", "objective.kind", "steps"])
-    _print_result(name, outcome["metrics"], store, bicubic)
-    print(f"in MLflow: {model}, beside others: {page}")
+        _conclude(recipe, name, store, run, outcome["metrics"], baseline.result())
     return True
+
+
+def _conclude(
+    recipe: Recipe,
+    name: str,
+    store: RunStore,
+    run: tracking.Run,
+    metrics: dict[str, float],
+    bicubic: dict[str, float],
+) -> None:
+    """Say in MLflow and on the terminal what came of a training."""
+    run.note(_markdown(metrics, bicubic))
+    model = session.publish(recipe, run.id, store, metrics)
+    columns = [key for key in metrics if key.startswith(("best/psnr_y/", "best/checkerboard_db/"))]
+    page = tracking.table_page(run.experiment_id, columns, ["model.kind", "objective.kind", "steps"])
+    _print_result(name, metrics, store, bicubic)
+    print(f"in MLflow: {model}, beside others: {page}")
 
 
 def _check(recipe: Recipe, fleet: Fleet) -> None:

@@ -86,9 +86,17 @@ def test_a_training_from_nothing(shell):
     assert f"{metrics['best/psnr_y/pieces']:.2f}" in undisturbed
     assert store_of(shell, "undisturbed").steps() == [STEPS]
 
+    # As if MLflow had refused the network.
+    client = MlflowClient()
+    (version,) = client.search_model_versions(f"run_id = '{run_of("undisturbed").info.run_id}'")
+    client.delete_model_version(version.name, version.version)
+    client.set_terminated(version.run_id, "FAILED")
     printed = shell.finish(process := start(shell, "undisturbed"))
     assert process.returncode == 0
     assert "undisturbed is finished" in printed
+    (version,) = client.search_model_versions(f"run_id = '{version.run_id}'")
+    assert f"in MLflow: models:/{version.name}/{version.version}" in printed
+    assert_whole("undisturbed")
 
     printed = shell.finish(process := start(shell, "undisturbed", "seed=1"))
     assert process.returncode == 2

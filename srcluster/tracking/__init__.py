@@ -11,7 +11,7 @@ from srcluster.tracking.liveness import alive, end_abandoned
 from srcluster.tracking.models import download_model
 from srcluster.tracking.pages import charts_page, runs_page, table_page
 from srcluster.tracking.registry import register
-from srcluster.tracking.run import Run
+from srcluster.tracking.run import Run, status
 from srcluster.tracking.server import TrackingError, check
 
 __all__ = [
@@ -28,5 +28,6 @@ __all__ = [
     "environment_tags",
     "register",
     "runs_page",
+    "status",
     "table_page",
 ]

@@ -20,7 +20,7 @@ from srcluster.tracking.server import PATIENCE_S, TrackingError, address, patien
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Run"]
+__all__ = ["Run", "status"]
 
 _NAME = re.compile(r"(?!\.)[\w.: -]+(/(?!\.)[\w.: -]+)*")
 """What MLflow takes as the name of a metric."""
@@ -79,8 +79,7 @@ class Run:
 
         def begin() -> entities.Run:
             experiment_id = _experiment_id(client, experiment)
-            found = client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = {quoted(key)}", max_results=1)
-            run = found[0] if found else client.create_run(experiment_id, tags=words, run_name=name)
+            run = _found(client, experiment_id, key) or client.create_run(experiment_id, tags=words, run_name=name)
             known = run.data.params
             changed = sorted(k for k in flat.keys() & known.keys() if flat[k] != known[k])
             if changed:
@@ -220,6 +219,26 @@ class Run:
     def _is_new(self, point: Point, replace: bool) -> bool:
         last = self._logged.get(point.key)
         return last is None or point.step > last[0] or (replace and point.step == last[0] and point.value != last[1])
+
+
+def status(experiment: str, key: str) -> str:
+    """RUNNING, FINISHED, FAILED or KILLED, of the run that was begun with this key; empty where there is none.
+
+    Raises:
+        TrackingError: the server does not answer in time, or refuses.
+    """
+    client = MlflowClient(address())
+
+    def ask() -> str:
+        place = client.get_experiment_by_name(experiment)
+        run = _found(client, place.experiment_id, key) if place else None
+        return run.info.status if run else ""
+
+    return patiently(ask, PATIENCE_S)
+
+
+def _found(client: MlflowClient, experiment_id: str, key: str) -> entities.Run | None:
+    return next(iter(client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = {quoted(key)}", max_results=1)), None)
 
 
 def _experiment_id(client: MlflowClient, name: str) -> str:
