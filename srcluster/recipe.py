@@ -6,6 +6,7 @@ YAML, by the name of one that ships with the package or by a path, and changed b
 speed of an experiment and not the experiment.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -306,7 +307,8 @@ def with_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
             if not isinstance(part.setdefault(parent, {}), dict):
                 raise RecipeError(f"{dotted} is not in a recipe: {parent} is a single value")
             part = part[parent]
-        part[last] = value
+        # A later key may be one inside it.
+        part[last] = copy.deepcopy(value)
     return changed
 
 

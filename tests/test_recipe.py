@@ -23,6 +23,12 @@ def test_a_part_can_be_replaced_by_another_kind():
     assert recipe.optimizer.layer_lr == {"conv3": 1e-5}
 
 
+def test_overrides_are_left_as_they_are():
+    overrides = {"optimizer": {"kind": "sgd", "lr": 0.1}, "optimizer.lr": 0.2}
+    assert recipe_from(load("srcnn").model_dump(), overrides).optimizer.lr == 0.2
+    assert overrides["optimizer"]["lr"] == 0.1
+
+
 def test_a_recipe_survives_its_dump():
     recipe = load("srcnn")
     again = recipe_from(recipe.model_dump(mode="json"))
