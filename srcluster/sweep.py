@@ -30,8 +30,8 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the trials and stop.")] = False,
 ) -> None:
     """Train every trial of a sweep, and rank them by benchmark PSNR."""
-    plan = load_sweep(file, {"workers": workers, "cpu": cpus, "gpu": gpus})
-    trials = plan.trials(parse_overrides(overrides or ()))
+    plan = load_sweep(file, {"workers": workers, "cpu": cpus, "gpu": gpus}, parse_overrides(overrides or ()))
+    trials = plan.trials()
     if dry_run:
         print_plan(trials)
         return

@@ -1,9 +1,11 @@
 """A sweep's driver: settles what the trials read, hands them to Ray Tune, and concludes."""
 
+import functools
 import math
 import os
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray import tune
@@ -11,7 +13,7 @@ from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler
 
 from srcluster import session, settle, storage, tracking
-from srcluster.sweep_plan import Sweep, SweepError, Trial, digest
+from srcluster.sweep_plan import Sweep, SweepError, Trial
 from srcluster.sweep_report import Outcome, Progress, conclude, trial_folder
 from srcluster.sweep_trial import run_trial
 
@@ -64,14 +66,14 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         bicubic = session.log_baseline(plan.name, trials[0].recipe, parent=parent.id, key=f"{name}/bicubic")
         place = storage.join(home, name)
         results = _tuner(plan, trials, place, parent.id, slots, resume or once).fit()
-        outcome = conclude(trials, results, bicubic, parent, place, Path("results", name))
+        outcome = conclude(len(trials), results, bicubic, parent, place, Path("results", name))
     ray.shutdown()
     return outcome
 
 
 def _name(home: str, plan: Sweep, trials: list[Trial], resume: bool, once: bool) -> str:
     """What this sweep is called: by what it tries, and the how-manieth time it is that it does."""
-    base, number = f"{plan.name}-{digest(trials)}", 1
+    base, number = f"{plan.name}-{plan.digest(trials)}", 1
     while storage.exists(storage.join(home, f"{base}-{number}", "trials.json")):
         number += 1
     if number > 1 and (resume or once):
@@ -92,32 +94,17 @@ def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, slots: 
         return tune.Tuner.restore(place, trainable, resume_errored=True)
     home, _, name = place.rpartition("/")
     score = f"psnr_y/{Path(trials[0].recipe.evaluation.benchmarks[0]).name}"
+    configure = functools.partial(_config, plan, place, parent_id)
+    fleet = {
+        "fewest": resources.workers,
+        "most": resources.workers,
+        "cpus": resources.cpu,
+        "gpu": resources.gpu > 0,
+        "retries": _RETRIES,
+    }
     return tune.Tuner(
         trainable,
-        param_space={
-            "trial": tune.grid_search(
-                [
-                    {
-                        "index": trial.index,
-                        "label": trial.label,
-                        "recipe": trial.recipe.model_dump(mode="json"),
-                        "experiment": plan.name,
-                        "parent": parent_id,
-                        "key": f"{name}/{trial.index}",
-                        "home": place,
-                        "name": trial_folder(trial),
-                    }
-                    for trial in plan.in_turn(trials)
-                ]
-            ),
-            "fleet": {
-                "fewest": resources.workers,
-                "most": resources.workers,
-                "cpus": resources.cpu,
-                "gpu": resources.gpu > 0,
-                "retries": _RETRIES,
-            },
-        },
+        param_space={"fleet": fleet, "trial": tune.grid_search([configure(trial) for trial in plan.in_turn(trials)])},
         tune_config=tune.TuneConfig(
             scheduler=_scheduler(plan, trials, score),
             max_concurrent_trials=slots,
@@ -133,6 +120,20 @@ def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, slots: 
             failure_config=tune.FailureConfig(max_failures=_RETRIES),
         ),
     )
+
+
+def _config(plan: Sweep, place: str, parent_id: str, trial: Trial) -> dict[str, Any]:
+    return {
+        "index": trial.index,
+        "label": trial.label,
+        "recipe": trial.recipe.model_dump(mode="json"),
+        "values": trial.values,
+        "experiment": plan.name,
+        "parent": parent_id,
+        "key": f"{place.rpartition('/')[2]}/{trial.index}",
+        "home": place,
+        "name": trial_folder(trial),
+    }
 
 
 def _folder(trial) -> str:

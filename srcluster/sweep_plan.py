@@ -18,7 +18,7 @@ from srcluster.progress import print_wide
 from srcluster.recipe import Recipe, flatten, load, recipe_from
 from srcluster.validation import did_you_mean, explain, read_mapping
 
-__all__ = ["Sweep", "SweepError", "Trial", "digest", "label_of", "load_sweep", "print_plan"]
+__all__ = ["Sweep", "SweepError", "Trial", "label_of", "load_sweep", "print_plan"]
 
 
 class SweepError(UserError):
@@ -116,26 +116,21 @@ class Sweep(_Part):
     scheduler: ASHA | None = None
     resources: Resources = Resources()
 
-    def trials(self, overrides: Mapping[str, Any]) -> list["Trial"]:
+    def trials(self) -> list["Trial"]:
         """Every trial.
-
-        Args:
-            overrides: Dotted keys that stand above those of the file.
 
         Raises:
             RecipeError: A trial's recipe is not valid.
         """
-        base = load(self.recipe).model_dump(mode="json")
         grids = {key: parameter.grid for key, parameter in self.parameters.items() if parameter.grid}
         drawn = {key: parameter for key, parameter in self.parameters.items() if not parameter.grid}
         random = np.random.default_rng(self.seed)
         trials = []
         for _ in range(self.samples):
-            for values in itertools.product(*grids.values()):
-                chosen = dict(zip(grids, values, strict=True))
-                chosen |= {key: parameter.draw(random) for key, parameter in drawn.items()}
-                recipe = recipe_from(base, {**self.overrides, **overrides, "name": self.name, **chosen})
-                trials.append(Trial(len(trials), recipe, flatten(chosen)))
+            for grid in itertools.product(*grids.values()):
+                values = dict(zip(grids, grid, strict=True))
+                values |= {key: parameter.draw(random) for key, parameter in drawn.items()}
+                trials.append(self.trial(len(trials), values))
         return trials
 
     def in_turn(self, trials: list["Trial"]) -> list["Trial"]:
@@ -146,14 +141,33 @@ class Sweep(_Part):
             return trials
         return [trials[i] for i in np.random.default_rng(self.seed).permutation(len(trials))]
 
+    def trial(self, index: int, values: Mapping[str, Any]) -> "Trial":
+        """The trial of these values of the parameters.
+
+        Raises:
+            RecipeError: They make no valid recipe.
+        """
+        base = load(self.recipe).model_dump(mode="json")
+        return Trial(index, recipe_from(base, {**self.overrides, "name": self.name, **values}), values)
+
+    def digest(self, trials: Iterable["Trial"]) -> str:
+        """8 hexadecimal digits that name what a sweep tries."""
+        tried = [trial.recipe.digest() for trial in trials]
+        return hashlib.sha256(json.dumps(tried).encode()).hexdigest()[:8]
+
 
 @dataclass(frozen=True)
 class Trial:
-    """One recipe of a sweep, and what was chosen for it: dotted keys of the recipe, to values as MLflow has them."""
+    """One recipe of a sweep, and the values of the parameters, which are dotted keys of it."""
 
     index: int
     recipe: Recipe
-    chosen: Mapping[str, str]
+    values: Mapping[str, Any]
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """The values as MLflow has them."""
+        return flatten(self.values)
 
     @property
     def label(self) -> str:
@@ -167,12 +181,15 @@ def label_of(chosen: Mapping[str, str]) -> str:
     return " ".join(value if key == "kind" else f"{key}={value}" for key, value in named)
 
 
-def load_sweep(path: Path, resources: Mapping[str, float | None] | None = None) -> Sweep:
+def load_sweep(
+    path: Path, resources: Mapping[str, float | None] | None = None, overrides: Mapping[str, Any] | None = None
+) -> Sweep:
     """Read a sweep's YAML file.
 
     Args:
         path: Where it is.
         resources: What stands above the file's own, where it is not None.
+        overrides: Dotted keys of the recipe that stand above the file's own.
 
     Raises:
         SweepError: There is no such file, or it is not understood.
@@ -184,15 +201,10 @@ def load_sweep(path: Path, resources: Mapping[str, float | None] | None = None) 
     typed = {key: value for key, value in (resources or {}).items() if value is not None}
     try:
         plan = Sweep.model_validate({"name": path.stem, **values})
-        return plan.model_copy(update={"resources": Resources.model_validate(plan.resources.model_dump() | typed)})
+        resources = Resources.model_validate(plan.resources.model_dump() | typed)
     except ValidationError as error:
         raise SweepError(f"{path}: {explain(error, Sweep)}") from error
-
-
-def digest(trials: list[Trial]) -> str:
-    """8 hexadecimal digits that name what a sweep tries."""
-    recipes = json.dumps([trial.recipe.digest() for trial in trials])
-    return hashlib.sha256(recipes.encode()).hexdigest()[:8]
+    return plan.model_copy(update={"resources": resources, "overrides": {**plan.overrides, **(overrides or {})}})
 
 
 def print_plan(trials: Iterable[Trial]) -> None:

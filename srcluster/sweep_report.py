@@ -3,7 +3,7 @@
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,7 +99,7 @@ class Outcome:
 
 
 def conclude(
-    trials: Sequence[Trial],
+    count: int,
     results: tune.ResultGrid,
     bicubic: Mapping[str, float],
     parent: tracking.Run,
@@ -109,18 +109,18 @@ def conclude(
     """Close the trials' runs, rank the trials, print and log tables and pictures, and register the best network.
 
     Args:
-        trials: What was tried.
+        count: How many trials were to be.
         results: Tune's.
         bicubic: The baseline's metrics.
         parent: The sweep's run in MLflow.
         place: URL of the sweep's files.
         folder: Where the pictures go.
     """
-    by_index = {result.config["trial"]["index"]: result for result in results if result.config}
-    ended = [Ended.of(trial, by_index[trial.index]) for trial in trials if trial.index in by_index]
+    ended = [Ended.of(one.config["trial"], one.metrics, one.error) for one in results if one.config]
+    ended.sort(key=lambda one: one.trial.index)
     children = {child.key.rpartition("/")[2]: child for child in tracking.children(parent.id)}
     _close_runs(ended, children)
-    interrupted = len(ended) < len(trials) or any(one.state == "killed" for one in ended)
+    interrupted = len(ended) < count or any(one.state == "killed" for one in ended)
     score, *_ = scores = scores_of(bicubic)
     finished = [one for one in ended if one.state == "finished"]
     finished.sort(key=lambda one: -one.metrics[f"best/{score}"])
@@ -147,7 +147,7 @@ def conclude(
             print(f"the best: {model} in MLflow, {storage.join(store.url, 'model.safetensors')}")
         print(f"pictures: {folder}")
     columns = [f"best/{key}" for key in scores]
-    varied = list(dict.fromkeys(key for trial in trials for key in trial.chosen))
+    varied = list(dict.fromkeys(key for one in ended for key in one.trial.chosen))
     print(f"in MLflow, side by side: {tracking.table_page(parent.experiment_id, columns, varied)}")
     print(f"       learning curves: {tracking.charts_page(parent.experiment_id, score)}", flush=True)
     if interrupted:

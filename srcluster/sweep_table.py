@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import fmean, stdev
 from typing import Any
 
+from srcluster.recipe import Recipe
 from srcluster.sweep_plan import Trial, label_of
 
 __all__ = ["Ended", "Rows", "markdown", "over_seeds", "ranked", "scores_of"]
@@ -25,16 +26,24 @@ class Ended:
     error: str
 
     @classmethod
-    def of(cls, trial: Trial, result) -> "Ended":
-        metrics = result.metrics or {}
-        error = metrics.get("error") or (str(result.error).strip().splitlines()[-1] if result.error else "")
+    def of(cls, trial: Mapping[str, Any], metrics: Mapping[str, Any] | None, error: object) -> "Ended":
+        """What Tune has of a trial.
+
+        Args:
+            trial: See `run_trial`.
+            metrics: The last that it reported.
+            error: What ended its process; None if nothing did.
+        """
+        metrics = metrics or {}
+        error = metrics.get("error") or (str(error).strip().splitlines()[-1] if error else "")
         if error:
             state = "failed"
         elif "best/step" in metrics:
             state = "finished"
         else:
             state = "stopped" if metrics.get("done") else "killed"
-        return cls(trial, state, metrics, error)
+        recipe = Recipe.model_validate(trial["recipe"])
+        return cls(Trial(trial["index"], recipe, trial["values"]), state, metrics, error)
 
 
 def scores_of(bicubic: Mapping[str, float]) -> list[str]:

@@ -22,8 +22,8 @@ def run_trial(config: dict[str, Any]) -> None:
     end it, and Tune runs it again.
 
     Args:
-        config: Under `trial`: recipe, label, index, experiment, parent (an MLflow run id), key, and name, that of the
-            folder of its files below the URL home; under `fleet` the fields of a `Fleet`.
+        config: Under `trial`: recipe, values, label, index, experiment, parent (an MLflow run id), key, and name, that
+            of the folder of its files below the URL home; under `fleet` the fields of a `Fleet`.
     """
     trial, fleet = config["trial"], Fleet(**config["fleet"])
     recipe = Recipe.model_validate(trial["recipe"])

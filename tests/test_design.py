@@ -82,4 +82,4 @@ def test_the_readmes_sweep_is_one(tmp_path):
 
     (block,) = re.findall(r"```yaml\n(recipe:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "readme.yaml").write_text(block)
-    assert len(load_sweep(tmp_path / "readme.yaml").trials({})) == 12
+    assert len(load_sweep(tmp_path / "readme.yaml").trials()) == 12

@@ -15,7 +15,7 @@ from srcluster import tracking
 from srcluster.errors import UserError
 from srcluster.local.services import _ray_folder
 from srcluster.models.saved import load_model
-from srcluster.sweep_plan import SweepError, digest, load_sweep
+from srcluster.sweep_plan import SweepError, load_sweep
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 
@@ -30,7 +30,7 @@ def plan(tmp_path: Path, **content):
 def test_every_shipped_sweep_runs_dry(path):
     command = [sys.executable, "-m", "srcluster.sweep", str(path), "--dry-run"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    assert len(printed.splitlines()) == 4 + len(load_sweep(path).trials({}))
+    assert len(printed.splitlines()) == 4 + len(load_sweep(path).trials())
 
 
 def test_grids_multiply_and_samples_repeat(tmp_path):
@@ -39,17 +39,19 @@ def test_grids_multiply_and_samples_repeat(tmp_path):
         "seed": {"grid": [1, 2]},
         "data.batch": {"grid": [8, 16, 32]},
     }
-    trials = plan(tmp_path, parameters=parameters, samples=2).trials({})
+    sweep = plan(tmp_path, parameters=parameters, samples=2)
+    trials = sweep.trials()
     assert len(trials) == 12
     assert len({trial.recipe.optimizer.lr for trial in trials}) == 12
     assert all(1e-5 <= trial.recipe.optimizer.lr <= 1e-3 for trial in trials)
-    again = plan(tmp_path, parameters=parameters, samples=2).trials({})
-    assert digest(again) == digest(trials)
-    assert digest(plan(tmp_path, parameters=parameters, samples=2, seed=1).trials({})) != digest(trials)
+    assert sweep.digest(sweep.trials()) == sweep.digest(trials)
+    other = plan(tmp_path, parameters=parameters, samples=2, seed=1)
+    assert other.digest(other.trials()) != sweep.digest(trials)
 
 
 def test_what_is_typed_stands_above_the_file(tmp_path):
-    (trial,) = plan(tmp_path, overrides={"steps": 5}).trials({"steps": 7})
+    plan(tmp_path, overrides={"steps": 5})
+    (trial,) = load_sweep(tmp_path / "mine.yaml", overrides={"steps": 7}).trials()
     assert trial.recipe.steps == 7
     assert trial.label == "seed=1"
 
@@ -75,7 +77,7 @@ def test_what_is_typed_stands_above_the_file(tmp_path):
 )
 def test_what_is_wrong_is_said(tmp_path, content, words):
     with pytest.raises(UserError) as error:
-        plan(tmp_path, **content).trials({})
+        plan(tmp_path, **content).trials()
     assert words in str(error.value)
 
 
@@ -90,7 +92,7 @@ def test_typed_resources_stand_above_the_files(tmp_path):
 def test_asha_sees_trials_in_no_order(tmp_path):
     grid = {"parameters": {"optimizer.lr": {"grid": [1e-6, 1e-5, 1e-4, 1e-3, 1e-2]}}, "scheduler": None}
     ascending = plan(tmp_path, **grid)
-    trials = ascending.trials({})
+    trials = ascending.trials()
     assert ascending.in_turn(trials) == trials
     shuffled = plan(tmp_path, **grid | {"scheduler": {"kind": "asha", "grace_steps": 1}}).in_turn(trials)
     assert shuffled != trials

@@ -47,7 +47,8 @@ def parsed(words: list[str]) -> dict[str, Any]:
 def sweep_of(said: dict[str, Any]) -> Sweep:
     """The sweep of a command's arguments: sweeps/ is in the image below /srcluster."""
     resources = {"workers": said["workers"], "cpu": said["cpus"], "gpu": said["gpus"]}
-    return load_sweep(ROOT / said["file"].relative_to("/srcluster"), resources)
+    overrides = recipe.parse_overrides(said["overrides"])
+    return load_sweep(ROOT / said["file"].relative_to("/srcluster"), resources, overrides)
 
 
 def test_ray_is_the_same_everywhere(build):
@@ -226,7 +227,7 @@ def test_the_commands_are_understood(whole, job: str):
     assert words[:2] == ["python", "-m"]
     said = parsed(words)
     if job.startswith("sweep-"):
-        assert sweep_of(said).trials(recipe.parse_overrides(said["overrides"]))
+        assert sweep_of(said).trials()
     if job.startswith("train-"):
         assert recipe.load(said["recipe"], said["overrides"])
 
