@@ -1,5 +1,6 @@
 """`python -m srcluster.sweep sweeps/srcnn.yaml`: Ray Tune over a recipe, side by side in MLflow."""
 
+import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -33,8 +34,10 @@ def sweep(
     plan = load_sweep(file, {"workers": workers, "cpu": cpus, "gpu": gpus}, parse_overrides(overrides or ()))
     trials = plan.trials()
     if dry_run:
-        print_plan(trials)
+        print_plan(plan, trials)
         return
+    if plan.search and not importlib.util.find_spec("optuna"):
+        raise SweepError("search: {kind: tpe} needs Optuna: pip install 'srcluster[tpe]'")
     address = cluster.join(address)
     # Ray reads its environment when it is imported.
     from srcluster import sweep_driver

@@ -102,10 +102,22 @@ def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, slots: 
         "gpu": resources.gpu > 0,
         "retries": _RETRIES,
     }
+    if plan.search:
+        # Optuna is not everywhere.
+        from srcluster.sweep_search import Search, Watch
+
+        search = Search(plan, trials, score, place, configure)
+        # As many as the search gives.
+        space, samples, callbacks = {}, -1, [Watch(search)]
+    else:
+        search, samples, callbacks = None, 1, []
+        space = {"trial": tune.grid_search([configure(trial) for trial in plan.in_turn(trials)])}
     return tune.Tuner(
         trainable,
-        param_space={"fleet": fleet, "trial": tune.grid_search([configure(trial) for trial in plan.in_turn(trials)])},
+        param_space={"fleet": fleet, **space},
         tune_config=tune.TuneConfig(
+            search_alg=search,
+            num_samples=samples,
             scheduler=_scheduler(plan, trials, score),
             max_concurrent_trials=slots,
             trial_dirname_creator=_folder,
@@ -115,7 +127,7 @@ def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, slots: 
         run_config=tune.RunConfig(
             name=name,
             storage_path=home,
-            callbacks=[Progress(score)],
+            callbacks=[Progress(score), *callbacks],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=_RETRIES),
         ),

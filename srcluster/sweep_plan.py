@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -62,6 +62,14 @@ class Parameter(_Part):
         return float(math.exp(random.uniform(math.log(low), math.log(high))))
 
 
+class TPE(_Part):
+    """Choose by what earlier trials came to (Bergstra et al., "Algorithms for Hyper-Parameter Optimization", 2011)."""
+
+    kind: Literal["tpe"]
+    startup: int = Field(10, ge=1)
+    """Trials that are drawn at random before."""
+
+
 class ASHA(_Part):
     """Stop the worse trials early (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020)."""
 
@@ -113,11 +121,23 @@ class Sweep(_Part):
     """How often the grid is run through, with new random draws each time."""
     seed: int = Field(0, ge=0)
     """Of the random draws, and of the order in which ASHA sees the trials."""
+    search: TPE | None = None
+    """How values are chosen, other than by the grid and at random."""
     scheduler: ASHA | None = None
     resources: Resources = Resources()
 
+    @model_validator(mode="after")
+    def _searchable(self):
+        if self.search is None:
+            return self
+        if grids := [key for key, parameter in self.parameters.items() if parameter.grid]:
+            raise ValueError(f"a search does not try everything: give choice instead of grid for {', '.join(grids)}")
+        if self.samples <= self.search.startup:
+            raise ValueError(f"search.startup is below samples, which are {self.samples}, not {self.search.startup}")
+        return self
+
     def trials(self) -> list["Trial"]:
-        """Every trial.
+        """Every trial; a search chooses other values for those after its first.
 
         Raises:
             RecipeError: A trial's recipe is not valid.
@@ -151,8 +171,10 @@ class Sweep(_Part):
         return Trial(index, recipe_from(base, {**self.overrides, "name": self.name, **values}), values)
 
     def digest(self, trials: Iterable["Trial"]) -> str:
-        """8 hexadecimal digits that name what a sweep tries."""
+        """8 hexadecimal digits that name what a sweep tries: these trials, or what a search makes of them."""
         tried = [trial.recipe.digest() for trial in trials]
+        if self.search:
+            tried.append(self.model_dump_json(include={"search", "parameters", "seed"}))
         return hashlib.sha256(json.dumps(tried).encode()).hexdigest()[:8]
 
 
@@ -207,9 +229,12 @@ def load_sweep(
     return plan.model_copy(update={"resources": resources, "overrides": {**plan.overrides, **(overrides or {})}})
 
 
-def print_plan(trials: Iterable[Trial]) -> None:
-    """A dry run: every trial, and the digest of its recipe."""
+def print_plan(plan: Sweep, trials: Sequence[Trial]) -> None:
+    """A dry run: every trial that is known before, and the digest of its recipe."""
     table = Table("trial", "what differs", "steps", "recipe")
-    for trial in trials:
+    known = trials[: plan.search.startup] if plan.search else trials
+    for trial in known:
         table.add_row(str(trial.index), trial.label, str(trial.recipe.steps), trial.recipe.digest())
     print_wide(table)
+    if plan.search:
+        print(f"and {len(trials) - len(known)} that TPE chooses by what the earlier ones came to")

@@ -20,6 +20,7 @@ DOORS = {
     "webdataset": r"data/(shards|stream)\.py",
     "ray": r"(train|sweep|tasks)\w*\.py",
     "typer": r"(cli|fetch|pack|train|sweep|evaluate|upscale|local/__main__)\.py",
+    "optuna": r"sweep_search\.py",
     "pyarrow": r"$^",
 }
 

@@ -72,6 +72,11 @@ def test_what_is_typed_stands_above_the_file(tmp_path):
         ({"scheduler": {"kind": "pbt", "grace_steps": 1}}, "without a word it would clone nothing; use asha"),
         ({"scheduler": {"kind": "hyperband", "grace_steps": 1}}, "Input should be 'asha' (given: 'hyperband')"),
         ({"resources": {"workers": 2, "gpu": 0.5}}, "gpu is at most 1 for each worker, and 0 or 1 where there are"),
+        ({"search": {"kind": "tpe"}, "samples": 20}, "give choice instead of grid for seed"),
+        (
+            {"search": {"kind": "tpe", "startup": 4}, "samples": 4, "parameters": {"seed": {"choice": [1, 2]}}},
+            "search.startup is below samples, which are 4, not 4",
+        ),
         ({"overrides": {"model.kernel_sizes": [9, 2, 5]}}, "odd"),
     ],
 )
