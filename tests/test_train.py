@@ -88,7 +88,7 @@ def test_a_training_from_nothing(shell):
 
     # As if MLflow had refused the network.
     client = MlflowClient()
-    (version,) = client.search_model_versions(f"run_id = '{run_of("undisturbed").info.run_id}'")
+    (version,) = client.search_model_versions(f"run_id = '{run_of('undisturbed').info.run_id}'")
     client.delete_model_version(version.name, version.version)
     client.set_terminated(version.run_id, "FAILED")
     printed = shell.finish(process := start(shell, "undisturbed"))
