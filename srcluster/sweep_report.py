@@ -145,7 +145,7 @@ def conclude(
             model = session.publish(best.trial.recipe, children[str(best.trial.index)].id, store, metrics)
             parent.tag(model=model)
             print(f"the best: {model} in MLflow, {storage.join(store.url, 'model.safetensors')}")
-        print(f"pictures: {folder}")
+        print(f"pictures: {folder} where this runs, and the artifacts of {folder.name} in MLflow")
     columns = [f"best/{key}" for key in scores]
     varied = list(dict.fromkeys(key for one in ended for key in one.trial.chosen))
     print(f"in MLflow, side by side: {tracking.table_page(parent.experiment_id, columns, varied)}")
