@@ -105,7 +105,7 @@ class Host:
 
     @contextmanager
     def far_away(self, delay_s: float) -> Iterator[None]:
-        """Lay a cable to a host that takes so long each way, of two taps and a thread between them.
+        """Lay a cable to a host that takes `delay_s` each way, of two taps and a thread between them.
 
         Where the kernel has netem, `tc` could do this; it rarely has in a container.
         """
@@ -118,8 +118,9 @@ class Host:
         ip("-n", self.space, "addr", "add", f"{self.address}/24", "dev", "eth0")
         ip("-n", self.space, "link", "set", "eth0", "up")
         ip("link", "set", outer, "master", self.net.bridge, "up")
+        self.delay_s = delay_s
         ended = threading.Event()
-        thread = threading.Thread(target=_carry, args=(taps, delay_s, ended))
+        thread = threading.Thread(target=_carry, args=(taps, lambda: self.delay_s, ended))
         thread.start()
         try:
             yield
@@ -177,6 +178,7 @@ class Net:
             Host(self, name, number, stack)
             for number, name in enumerate(("services", "head", "first", "second", "third"), start=2)
         )
+        self.workers = (self.first, self.second, self.third)
         (folder / "pieces").mkdir()
         image = benchmarks.load("Wheel3", 4).images[0]
         Image.fromarray(image.hr[80:144, 120:184]).save(folder / "pieces" / "piece.png")
@@ -239,7 +241,7 @@ def _tap(name: str) -> int:
     return tap
 
 
-def _carry(taps: list[int], delay_s: float, ended: threading.Event) -> None:
+def _carry(taps: list[int], delay_s: Callable[[], float], ended: threading.Event) -> None:
     """Pass frames from each tap to the other, later."""
     others = dict(zip(taps, reversed(taps), strict=True))
     waiting: list[tuple[float, int, int, bytes]] = []
@@ -249,7 +251,7 @@ def _carry(taps: list[int], delay_s: float, ended: threading.Event) -> None:
         pause = max(0.0, waiting[0][0] - time.monotonic()) if waiting else 0.1
         for tap in select.select(taps, [], [], pause)[0]:
             with suppress(OSError):
-                heapq.heappush(waiting, (time.monotonic() + delay_s, number, others[tap], os.read(tap, 1 << 16)))
+                heapq.heappush(waiting, (time.monotonic() + delay_s(), number, others[tap], os.read(tap, 1 << 16)))
         while waiting and waiting[0][0] <= time.monotonic():
             *_, tap, frame = heapq.heappop(waiting)
             with suppress(OSError):

@@ -1,5 +1,6 @@
 """Trainings and a sweep over several hosts, of which one is cut off, one is lost, and one is far away."""
 
+import json
 import socket
 import time
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from srcluster import storage
 from srcluster.training.store import RunStore
 
 pytestmark = [pytest.mark.hosts, pytest.mark.timeout(900)]
@@ -17,25 +19,25 @@ RECIPE = (
 )
 
 
-def train(net, name: str, steps: int):
-    recipe = ("srresnet", *RECIPE, f"evaluation.benchmarks=[{net.folder}/pieces]", f"steps={steps}")
-    return net.submit("srcluster.train", *recipe, "--workers", "2", "--cpus", "1", "--name", name)
+def train(net, name: str, steps: int, *options: str):
+    recipe = ("srresnet", *RECIPE, f"evaluation.benchmarks=[{net.folder}/pieces]", f"steps={steps}", "--cpus", "1")
+    return net.submit("srcluster.train", *recipe, "--name", name, *options)
 
 
-def assert_whole(name: str, steps: int) -> None:
+def assert_whole(name: str, steps: int, log_every: int = 50) -> None:
     """The run is finished, and its curves have no hole and no double."""
     client = MlflowClient()
     experiment = client.get_experiment_by_name("train")
     (run,) = client.search_runs([experiment.experiment_id], f"tags.`srcluster.key` = '{name}'")
     assert run.info.status == "FINISHED"
-    for metric, every in (("train/loss", 50), ("train/lr", 50), ("psnr_y/pieces", 500)):
+    for metric, every in (("train/loss", log_every), ("train/lr", log_every), ("psnr_y/pieces", 500)):
         points = client.get_metric_history(run.info.run_id, metric)
         assert [point.step for point in points] == list(range(every, steps + 1, every)), metric
 
 
 def test_a_host_is_cut_off_and_lost_in_mid_training(net):
-    steps, begun = 2000, r"2 workers of 1 threads, from"
-    job = train(net, "cut", steps)
+    steps, begun = 1500, r"2 workers of 1 threads, from"
+    job = train(net, "cut", steps, "--workers", "2")
     kept = RunStore("s3://hosts/runs/cut")
 
     # Too short to be noticed: it only waits.
@@ -77,26 +79,55 @@ def test_a_host_is_cut_off_and_lost_in_mid_training(net):
     print(f"lost, and another host started: ranks begun after {replaced:.1f} s")
 
 
-def test_a_head_far_away(net):
-    """A hundred milliseconds to the head and back, for a sweep and for a training."""
+@pytest.fixture(scope="module")
+def far(net):
+    """A hundred milliseconds to the head and back."""
     with net.head.far_away(0.05):
         began = time.monotonic()
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection((net.head.address, 1))
         assert time.monotonic() - began > 0.1
-        sweep = {
-            "recipe": "srresnet",
-            "overrides": {"steps": 100}
-            | {key: yaml.safe_load(value) for key, value in (word.split("=") for word in RECIPE)},
-            "parameters": {"optimizer.lr": {"grid": [1e-3, 1e-4]}},
-        }
-        (net.folder / "far.yaml").write_text(yaml.safe_dump(sweep))
-        job = net.submit("srcluster.sweep", f"{net.folder}/far.yaml", f"evaluation.benchmarks=[{net.folder}/pieces]")
-        job.finish()
-        client = MlflowClient()
-        runs = client.search_runs([client.get_experiment_by_name("far").experiment_id])
-        assert [run.info.status for run in runs] == ["FINISHED"] * 4
-        job = train(net, "far", 500)
-        job.finish()
-        assert_whole("far", 500)
-        print("submitted, step 50:", job.times(r"step +50 "))
+        yield net
+
+
+def test_a_sweep_with_a_head_far_away(far):
+    sweep = {
+        "recipe": "srresnet",
+        "overrides": {"steps": 100}
+        | {key: yaml.safe_load(value) for key, value in (word.split("=") for word in RECIPE)},
+        "parameters": {"optimizer.lr": {"grid": [1e-3, 1e-4]}},
+    }
+    (far.folder / "far.yaml").write_text(yaml.safe_dump(sweep))
+    job = far.submit("srcluster.sweep", f"{far.folder}/far.yaml", f"evaluation.benchmarks=[{far.folder}/pieces]")
+    job.finish()
+    client = MlflowClient()
+    runs = client.search_runs([client.get_experiment_by_name("far").experiment_id])
+    assert [run.info.status for run in runs] == ["FINISHED"] * 4
+
+
+def test_ranks_that_come_and_go_with_a_head_far_away(far):
+    """One of two hosts is lost for good: training goes on without it, until another joins."""
+    steps, alone, both = 1500, "1 worker of 1 threads, from step", "2 workers of 1 threads, from"
+    lost, *_ = (host for host in far.workers if host.processes())
+    spare = next(host for host in far.workers if not host.processes())
+    # Each report waits for the head, so that a fast machine is not done before the other host joins.
+    job = train(far, "elastic", steps, "log_every_steps=2", "--workers", "1..2")
+    kept = RunStore("s3://hosts/runs/elastic")
+    far.wait_for(kept.steps)
+    lost.kill()
+    killed = time.monotonic() - job.began
+    job.wait_for(alone)
+    far.start_ray(spare)
+    far.wait_for(spare.is_counted_on)
+    joined = time.monotonic() - job.began
+    job.wait_for(both, 2)
+    far.head.delay_s = 0
+    job.finish()
+    assert_whole("elastic", steps, log_every=2)
+    state = storage.read(storage.join(kept.url, f"step-{steps:08d}", "state.json"))
+    history = json.loads(state)["history"]
+    assert [ranks for ranks, _ in history] == [2, 1, 2]
+    assert sum(taken for _, taken in history) == steps
+    print("submitted, ranks begun:", job.times(both)[0])
+    print(f"lost: the other goes on after {job.times(alone)[0] - killed:.1f} s")
+    print(f"another joined: taken in after {job.times(both)[1] - joined:.1f} s; (ranks, steps): {history}")
