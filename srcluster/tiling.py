@@ -83,7 +83,7 @@ def bands(
 
 
 def tile_side(network: nn.Module, channels: int = 3, memory_bytes: float | None = None) -> int:
-    """The side of the tiles, in LR pixels without overlap, that a network has the memory for; 16 at least.
+    """The side of the tiles, in LR pixels without overlap, that a network has the memory and the use for; 16 at least.
 
     Args:
         network: It is tried on a small picture.
