@@ -52,6 +52,7 @@ def train(
     store: RunStore,
     tell: Callable[[int, dict[str, float]], None],
     leaving: Callable[[], bool] = lambda: False,
+    until: int | None = None,
 ) -> dict[str, float]:
     """Run or continue a recipe, alone or as one of several ranks.
 
@@ -61,16 +62,17 @@ def train(
         store: Where its files are.
         tell: Is told metrics and their step, on rank 0.
         leaving: See `Reporter`.
+        until: See `fit`.
 
     Returns:
-        The metrics of the best network, `best/psnr_y/Set5` and so on.
+        The metrics of the best network, `best/psnr_y/Set5` and so on; those of the step `until`, if it stopped there.
 
     Raises:
         UserError: It can't be trained or continued.
     """
     ranks = Ranks.present(recipe.data.batch)
     if ranks.stands_by:
-        return _stand_by(recipe, store, leaving)
+        return _stand_by(recipe, store, leaving, until)
     if run:
         _check_room(recipe)
     stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, rank=ranks.rank, world=ranks.world)
@@ -80,18 +82,20 @@ def train(
     try:
         with store.latest() as resume:
             reporter = _Reporter(run, store, tell, leaving)
-            result = fit(recipe, stream.batches, measured, reporter, ranks, resume, stream.metrics)
+            result = fit(recipe, stream.batches, measured, reporter, ranks, resume, stream.metrics, until)
     finally:
         store.close()
-    if run:
+    if run and until is None:
         _keep(run, recipe, measured, result, store)
+    elif run:
+        store.stop(result.metrics, until)
     return result.metrics
 
 
-def _stand_by(recipe: Recipe, store: RunStore, leaving: Callable[[], bool]) -> dict[str, float]:
+def _stand_by(recipe: Recipe, store: RunStore, leaving: Callable[[], bool], until: int | None) -> dict[str, float]:
     """Answer, as the loop does, on a rank that has no part of the batch, for as long as the others train."""
     begun = max(store.steps(), default=0)
-    for step in range(begun + 1, recipe.steps):
+    for step in range(begun + 1, until or recipe.steps):
         if step % recipe.log_every_steps == 0 and step % recipe.checkpoint.every_steps:
             leaving()
     return {}

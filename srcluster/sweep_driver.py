@@ -10,10 +10,10 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.execution import class_cache
-from ray.tune.schedulers import ASHAScheduler
 
 from srcluster import session, settle, storage, tracking
-from srcluster.sweep_plan import Sweep, SweepError, Trial
+from srcluster.sweep_plan import Sweep, SweepError, Trial, ladder
+from srcluster.sweep_queue import Queue, Watch
 from srcluster.sweep_report import Outcome, Progress, conclude, trial_folder
 from srcluster.sweep_trial import run_trial
 
@@ -46,12 +46,12 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
     trials = [replace(trial, recipe=settle.settled(trial.recipe)) for trial in trials]
     name = _name(home, plan, trials, resume, once)
     environment = tracking.environment_tags()
-    # Tune's banner is shown whatever the verbosity; it warns of the snapshots that make a sweep resumable; and a
-    # scheduler would refuse a report without a score, such as that of an error.
+    # Tune's banner is shown whatever the verbosity; it warns of the snapshots that make a sweep resumable; and it would
+    # ask a queue for one trial more than the cluster holds, so that a cluster that grows would by one at a time.
     os.environ |= {
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",
+        "TUNE_MAX_PENDING_TRIALS_PG": str(len(trials)),
     }
     # Tune would hand the keys of S3 to each trial's actor, and so to Ray's logs. The nodes have their own.
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if name.startswith("AWS_")}
@@ -61,7 +61,7 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
     tags = {"srcluster.sweep": "true", **environment}
     with tracking.Run.start(plan.name, name, key=name, tags=tags) as parent, tracking.alive(parent):
         parent.text(file.read_text(), file.name)
-        print(f"{name}: {len(trials)} trials of {trials[0].recipe.steps} steps on Ray at {address}")
+        print(f"{name}: {ladder(plan, trials)} on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
         bicubic = session.log_baseline(plan.name, trials[0].recipe, parent=parent.id, key=f"{name}/bicubic")
         place = storage.join(home, name)
@@ -102,41 +102,31 @@ def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, slots: 
         "gpu": resources.gpu > 0,
         "retries": _RETRIES,
     }
-    if plan.search:
-        # Optuna is not everywhere.
-        from srcluster.sweep_search import Search, Watch
-
-        search = Search(plan, trials, score, place, configure)
-        # As many as the search gives.
-        space, samples, callbacks = {}, -1, [Watch(search)]
-    else:
-        search, samples, callbacks = None, 1, []
-        space = {"trial": tune.grid_search([configure(trial) for trial in plan.in_turn(trials)])}
+    queue = Queue(plan, trials, score, place, configure)
     return tune.Tuner(
         trainable,
-        param_space={"fleet": fleet, **space},
+        param_space={"fleet": fleet},
         tune_config=tune.TuneConfig(
-            search_alg=search,
-            num_samples=samples,
-            scheduler=_scheduler(plan, trials, score),
+            search_alg=queue,
+            num_samples=-1,  # As many as the queue gives.
             max_concurrent_trials=slots,
             trial_dirname_creator=_folder,
-            # Only the end of its driver's process ends the workers of a trial that is stopped.
-            reuse_actors=resources.workers == 1,
+            reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name=name,
             storage_path=home,
-            callbacks=[Progress(score), *callbacks],
+            callbacks=[Progress(score), Watch(queue)],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=_RETRIES),
         ),
     )
 
 
-def _config(plan: Sweep, place: str, parent_id: str, trial: Trial) -> dict[str, Any]:
+def _config(plan: Sweep, place: str, parent_id: str, trial: Trial, until: int | None) -> dict[str, Any]:
     return {
         "index": trial.index,
+        "until": until,
         "label": trial.label,
         "recipe": trial.recipe.model_dump(mode="json"),
         "values": trial.values,
@@ -149,22 +139,8 @@ def _config(plan: Sweep, place: str, parent_id: str, trial: Trial) -> dict[str, 
 
 
 def _folder(trial) -> str:
-    return f"trial-{trial.config['trial']['index']:04d}"
-
-
-def _scheduler(plan: Sweep, trials: list[Trial], score: str) -> ASHAScheduler | None:
-    if plan.scheduler is None:
-        return None
-    return ASHAScheduler(
-        time_attr="step",
-        metric=score,
-        mode="max",
-        max_t=max(trial.recipe.steps for trial in trials),
-        grace_period=plan.scheduler.grace_steps,
-        reduction_factor=plan.scheduler.reduction_factor,
-        # The last step is followed by the evaluation of the best weights, which ends the trial.
-        stop_last_trials=False,
-    )
+    index, until = (trial.config["trial"][key] for key in ("index", "until"))
+    return f"trial-{index:04d}" + (f"-to-{until}" if until else "")
 
 
 def _slots(plan: Sweep, trials: int) -> int | None:

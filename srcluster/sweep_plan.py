@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from srcluster.progress import print_wide
 from srcluster.recipe import Recipe, flatten, load, recipe_from
 from srcluster.validation import did_you_mean, explain, read_mapping
 
-__all__ = ["Sweep", "SweepError", "Trial", "label_of", "load_sweep", "print_plan"]
+__all__ = ["Sweep", "SweepError", "Trial", "label_of", "ladder", "load_sweep", "print_plan"]
 
 
 class SweepError(UserError):
@@ -71,13 +72,18 @@ class TPE(_Part):
 
 
 class ASHA(_Part):
-    """Stop the worse trials early (Li et al., "A System for Massively Parallel Hyperparameter Tuning", 2020)."""
+    """Stop the worse trials early: `srcluster.sweep_queue`."""
 
     kind: Literal["asha"]
     grace_steps: int = Field(ge=1)
-    """Steps that every trial runs; evaluated at this step and at each rung after."""
+    """Steps that every trial runs: the first rung."""
     reduction_factor: int = Field(4, ge=2)
     """One in so many trials goes on from a rung, and the next rung is so many times as far."""
+
+    def rungs(self, steps: int) -> list[int]:
+        """Steps at which trials of so many steps are compared."""
+        rungs = itertools.accumulate(itertools.repeat(self.reduction_factor), operator.mul, initial=self.grace_steps)
+        return list(itertools.takewhile(lambda rung: rung < steps, rungs))
 
     @field_validator("kind", mode="before")
     @classmethod
@@ -120,7 +126,7 @@ class Sweep(_Part):
     samples: int = Field(1, ge=1)
     """How often the grid is run through, with new random draws each time."""
     seed: int = Field(0, ge=0)
-    """Of the random draws, and of the order in which ASHA sees the trials."""
+    """Of the random draws."""
     search: TPE | None = None
     """How values are chosen, other than by the grid and at random."""
     scheduler: ASHA | None = None
@@ -136,11 +142,18 @@ class Sweep(_Part):
             raise ValueError(f"search.startup is below samples, which are {self.samples}, not {self.search.startup}")
         return self
 
+    @model_validator(mode="after")
+    def _comparable(self):
+        if self.scheduler and "steps" in self.parameters:
+            raise ValueError("asha compares trials that are of the same steps: leave steps out of parameters")
+        return self
+
     def trials(self) -> list["Trial"]:
         """Every trial; a search chooses other values for those after its first.
 
         Raises:
             RecipeError: A trial's recipe is not valid.
+            SweepError: No trial is long enough for the scheduler.
         """
         grids = {key: parameter.grid for key, parameter in self.parameters.items() if parameter.grid}
         drawn = {key: parameter for key, parameter in self.parameters.items() if not parameter.grid}
@@ -151,15 +164,14 @@ class Sweep(_Part):
                 values = dict(zip(grids, grid, strict=True))
                 values |= {key: parameter.draw(random) for key, parameter in drawn.items()}
                 trials.append(self.trial(len(trials), values))
+        if self.scheduler and not self.rungs(trials):
+            grace, steps = self.scheduler.grace_steps, trials[0].recipe.steps
+            raise SweepError(f"scheduler.grace_steps is below steps, which are {steps}, not {grace}")
         return trials
 
-    def in_turn(self, trials: list["Trial"]) -> list["Trial"]:
-        """The order to start them in: shuffled for ASHA, which stops a trial by those before it, and would stop none of
-        a grid that goes from the worst to the best.
-        """
-        if self.scheduler is None:
-            return trials
-        return [trials[i] for i in np.random.default_rng(self.seed).permutation(len(trials))]
+    def rungs(self, trials: Sequence["Trial"]) -> list[int]:
+        """Steps at which trials are compared; none without a scheduler."""
+        return self.scheduler.rungs(trials[0].recipe.steps) if self.scheduler else []
 
     def trial(self, index: int, values: Mapping[str, Any]) -> "Trial":
         """The trial of these values of the parameters.
@@ -171,10 +183,12 @@ class Sweep(_Part):
         return Trial(index, recipe_from(base, {**self.overrides, "name": self.name, **values}), values)
 
     def digest(self, trials: Iterable["Trial"]) -> str:
-        """8 hexadecimal digits that name what a sweep tries: these trials, or what a search makes of them."""
+        """8 hexadecimal digits that name what a sweep tries: these trials, and what a search and ASHA make of them."""
         tried = [trial.recipe.digest() for trial in trials]
         if self.search:
             tried.append(self.model_dump_json(include={"search", "parameters", "seed"}))
+        if self.scheduler:
+            tried.append(self.scheduler.model_dump_json())
         return hashlib.sha256(json.dumps(tried).encode()).hexdigest()[:8]
 
 
@@ -229,6 +243,19 @@ def load_sweep(
     return plan.model_copy(update={"resources": resources, "overrides": {**plan.overrides, **(overrides or {})}})
 
 
+def ladder(plan: Sweep, trials: Sequence[Trial]) -> str:
+    """How far how many trials run, in words: `6 trials of 1200 steps`, or with asha how many go on from each rung."""
+    steps, count = trials[0].recipe.steps, len(trials)
+    if not plan.scheduler:
+        return f"{count} trials of {steps} steps"
+    words, taken, before = [], 0, 0
+    for rung in (*plan.rungs(trials), steps):
+        words.append(f"the best {count} to {rung}" if before else f"{count} trials to step {rung}")
+        taken += count * (rung - before)
+        before, count = rung, max(count // plan.scheduler.reduction_factor, 1)
+    return f"{', '.join(words)} ({taken / (len(trials) * steps):.0%} of all their steps)"
+
+
 def print_plan(plan: Sweep, trials: Sequence[Trial]) -> None:
     """A dry run: every trial that is known before, and the digest of its recipe."""
     table = Table("trial", "what differs", "steps", "recipe")
@@ -236,5 +263,7 @@ def print_plan(plan: Sweep, trials: Sequence[Trial]) -> None:
     for trial in known:
         table.add_row(str(trial.index), trial.label, str(trial.recipe.steps), trial.recipe.digest())
     print_wide(table)
+    if plan.scheduler:
+        print(ladder(plan, trials))
     if plan.search:
         print(f"and {len(trials) - len(known)} that TPE chooses by what the earlier ones came to")

@@ -20,7 +20,7 @@ from srcluster.models.saved import load_model
 from srcluster.pixels.figures import grid
 from srcluster.progress import print_wide
 from srcluster.sweep_plan import Trial
-from srcluster.sweep_table import Ended, Rows, markdown, over_seeds, ranked, scores_of
+from srcluster.sweep_table import Ended, Rows, latest, markdown, over_seeds, ranked, scores_of
 from srcluster.training.evaluation import restore
 from srcluster.training.store import RunStore
 
@@ -63,13 +63,20 @@ class Progress(tune.Callback):
     def on_trial_result(self, iteration: int, trials: list, trial, result: Mapping[str, Any], **info) -> None:
         if self.score in result:
             self.latest[trial.trial_id] = result[self.score]
-            if self.live is None:
+            # Where it stops is said when it has stopped.
+            if self.live is None and result["step"] != trial.config["trial"]["until"]:
                 self._line(trial, f"step {result['step']:>6}   {self.score} {result[self.score]:.2f} dB")
 
     def on_trial_complete(self, iteration: int, trials: list, trial, **info) -> None:
         if self.live is None:
             result = trial.last_result
-            self._line(trial, f"failed: {result['error']}" if "error" in result else f"done at step {result['step']}")
+            if "error" in result:
+                words = f"failed: {result['error']}"
+            elif "best/step" in result:
+                words = f"done at step {result['step']}"
+            else:
+                words = f"waits at step {result['step']}   {self.score} {result[self.score]:.2f} dB"
+            self._line(trial, words)
 
     def on_trial_error(self, iteration: int, trials: list, trial, **info) -> None:
         if self.live is None:
@@ -80,7 +87,8 @@ class Progress(tune.Callback):
 
     def _table(self, trials: list) -> Table:
         table = Table("trial", "state", "step", self.score)
-        for trial in trials:
+        # The last of a trial's jobs.
+        for trial in {trial.config["trial"]["index"]: trial for trial in trials}.values():
             step, score = (trial.last_result or {}).get("step", ""), self.latest.get(trial.trial_id)
             table.add_row(_label(trial), trial.status.lower(), str(step), f"{score:.2f}" if score else "")
         return table
@@ -116,8 +124,7 @@ def conclude(
         place: URL of the sweep's files.
         folder: Where the pictures go.
     """
-    ended = [Ended.of(one.config["trial"], one.metrics, one.error) for one in results if one.config]
-    ended.sort(key=lambda one: one.trial.index)
+    ended = latest(Ended.of(one.config["trial"], one.metrics, one.error) for one in results if one.config)
     children = {child.key.rpartition("/")[2]: child for child in tracking.children(parent.id)}
     _close_runs(ended, children)
     interrupted = len(ended) < count or any(one.state == "killed" for one in ended)
@@ -159,11 +166,13 @@ def _close_runs(ended: Iterable[Ended], children: Mapping[str, tracking.RunInfo]
     """Say of each run how its trial ended, where the trial's process could not: after ASHA, Ctrl-C or an accident."""
     for one in ended:
         child = children.get(str(one.trial.index))
-        if child and child.status == "RUNNING":
+        if child and (one.state == "stopped" or child.status == "RUNNING"):
             run = tracking.Run.attach(child.id)
             if one.state == "stopped":
                 run.tag(stopped_by="asha")
-            run.end({"failed": "FAILED", "killed": "KILLED"}.get(one.state, "FINISHED"))
+            if child.status == "RUNNING":
+                run.end({"failed": "FAILED", "killed": "KILLED"}.get(one.state, "FINISHED"))
+            run.close()
 
 
 def _plot(

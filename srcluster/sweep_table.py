@@ -1,5 +1,6 @@
 """What came of a sweep's trials, in rows: ranked, with bicubic, and over seeds."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
@@ -8,7 +9,7 @@ from typing import Any
 from srcluster.recipe import Recipe
 from srcluster.sweep_plan import Trial, label_of
 
-__all__ = ["Ended", "Rows", "markdown", "over_seeds", "ranked", "scores_of"]
+__all__ = ["Ended", "Rows", "latest", "markdown", "over_seeds", "ranked", "scores_of"]
 
 Rows = list[list[str]]
 """A table, its header first."""
@@ -18,16 +19,17 @@ _SHOWN = {"psnr_y": ("PSNR-Y, dB", ".2f"), "ssim_y": ("SSIM-Y", ".4f"), "checker
 
 @dataclass(frozen=True)
 class Ended:
-    """How one trial ended: `finished`, `stopped` by the scheduler, `failed`, or `killed` with the sweep."""
+    """How a trial's job ended: `finished`, `stopped` at the step `until`, `failed`, or `killed` with the sweep."""
 
     trial: Trial
+    until: int | None
     state: str
     metrics: Mapping[str, Any]
     error: str
 
     @classmethod
     def of(cls, trial: Mapping[str, Any], metrics: Mapping[str, Any] | None, error: object) -> "Ended":
-        """What Tune has of a trial.
+        """What Tune has of a job.
 
         Args:
             trial: See `run_trial`.
@@ -43,7 +45,13 @@ class Ended:
         else:
             state = "stopped" if metrics.get("done") else "killed"
         recipe = Recipe.model_validate(trial["recipe"])
-        return cls(Trial(trial["index"], recipe, trial["values"]), state, metrics, error)
+        return cls(Trial(trial["index"], recipe, trial["values"]), trial["until"], state, metrics, error)
+
+
+def latest(jobs: Iterable[Ended]) -> list[Ended]:
+    """Of each trial's jobs the one that was to come farthest, in the order of the trials."""
+    farthest = {job.trial.index: job for job in sorted(jobs, key=lambda job: job.until or math.inf)}
+    return [farthest[index] for index in sorted(farthest)]
 
 
 def scores_of(bicubic: Mapping[str, float]) -> list[str]:
@@ -63,7 +71,8 @@ def ranked(ended: Sequence[Ended], bicubic: Mapping[str, float]) -> Rows:
     rows.append(["bicubic", *(_shown(key, bicubic[key]) for key in scores), "baseline"])
     for one in ended:
         if one.state != "finished":
-            rows.append([one.trial.label, *[""] * len(scores), f"{one.state} {one.error}".strip()])
+            why = f"at step {one.until}" if one.state == "stopped" else one.error
+            rows.append([one.trial.label, *[""] * len(scores), f"{one.state} {why}".strip()])
     return rows
 
 

@@ -22,15 +22,16 @@ def run_trial(config: dict[str, Any]) -> None:
     end it, and Tune runs it again.
 
     Args:
-        config: Under `trial`: recipe, values, label, index, experiment, parent (an MLflow run id), key, and name, that
-            of the folder of its files below the URL home; under `fleet` the fields of a `Fleet`.
+        config: Under `trial`: recipe, values, label, index, until (see `session.train`), experiment, parent (an MLflow
+            run id), key, and name, that of the folder of its files below the URL home; under `fleet` the fields of a
+            `Fleet`.
     """
     trial, fleet = config["trial"], Fleet(**config["fleet"])
-    recipe = Recipe.model_validate(trial["recipe"])
+    recipe, until = Recipe.model_validate(trial["recipe"]), trial["until"]
     store = RunStore(f"{trial['home']}/{trial['name']}", recipe.checkpoint.keep)
     # A sweep is continued from what its killed driver knew seconds before: a trial may have ended since.
-    if result := store.result():
-        tune.report({"step": recipe.steps, **result})
+    if result := store.result(until):
+        tune.report({"step": until or recipe.steps, **result})
         return
     run = Run.start(
         trial["experiment"],
@@ -42,24 +43,26 @@ def run_trial(config: dict[str, Any]) -> None:
     )
     try:
         if fleet.most > 1:
-            result = _train_together(recipe, store, fleet, run)
+            result = _train_together(recipe, store, fleet, run, until)
         else:
             torch.set_num_threads(fleet.cpus)
-            result = session.train(recipe, run, store, _tell)
+            result = session.train(recipe, run, store, _tell, until=until)
         run.end()
-        tune.report({"step": recipe.steps, **result})
+        tune.report({"step": until or recipe.steps, **result})
     except UserError as error:
         run.tag(**{"srcluster.error": str(error)})
         run.end("FAILED")
         tune.report({"error": str(error)})
     finally:
-        # Where Tune stops a trial, this is left by an exit in the middle; how the run ended is for the driver to say.
+        # At Ctrl-C this is left by an exit in the middle; how the run ended is for the driver to say.
         run.close()
 
 
-def _train_together(recipe: Recipe, store: RunStore, fleet: Fleet, run: Run) -> dict[str, float]:
+def _train_together(recipe: Recipe, store: RunStore, fleet: Fleet, run: Run, until: int | None) -> dict[str, float]:
     """Several workers, of which this process is the driver alone; when it is ended, Ray ends them."""
-    outcome = train_driver.fit(recipe, store, fleet, run.id, lambda line, step, metrics: _tell(step, metrics))
+    outcome = train_driver.fit(
+        *(recipe, store, fleet, run.id), lambda line, step, metrics: _tell(step, metrics), until=until
+    )
     if error := outcome.get("error"):
         raise TrainError(error)
     return outcome["metrics"]

@@ -167,6 +167,7 @@ def fit(
     run_id: str,
     tell: Callable[[str, int, dict[str, float]], None],
     check: Callable[[], None] = lambda: None,
+    until: int | None = None,
 ) -> dict[str, Any]:
     """Run or continue a recipe under Ray Train.
 
@@ -177,9 +178,10 @@ def fit(
         run_id: Of its run in MLflow.
         tell: Is told the workers' lines as they come, and of lines that tell scores, these and their step.
         check: Called every second; what it raises ends the training.
+        until: See `session.train`.
 
     Returns:
-        The `metrics` of the best network, or the `error`.
+        The `metrics`, as of `session.train`, or the `error`.
     """
     # On another node it might be lost with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
@@ -192,6 +194,7 @@ def fit(
             "recipe": recipe.model_dump(mode="json"),
             "store": store.url,
             "run": run_id,
+            "until": until,
             "threads": cpus,
             "mailbox": mailbox,
         },

@@ -47,6 +47,10 @@ class _Warnings(logging.Handler):
         self.say(f"warning: {record.getMessage()}")
 
 
+def _leaving() -> bool:
+    return train.get_preemption_info() is not None
+
+
 def work(config: dict[str, Any]) -> dict[str, Any]:
     """Run or continue a recipe with the other workers.
 
@@ -54,7 +58,8 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     process, and Ray Train begins all workers anew, as many as there is room for.
 
     Args:
-        config: recipe; store, the URL for the run's files; run, its id in MLflow; threads; and mailbox.
+        config: recipe; store, the URL for the run's files; run, its id in MLflow; until, see `session.train`; threads;
+            and mailbox.
 
     Returns:
         On rank 0, the `metrics` of the best network, or the `error`.
@@ -86,7 +91,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             begun = f"from step {steps[-1]}" if steps else "from its beginning"
             say(f"{world} worker{'s' * (world > 1)} of {config['threads']} threads, {begun}")
         meet()
-        return {"metrics": session.train(recipe, run, store, tell, lambda: train.get_preemption_info() is not None)}
+        return {"metrics": session.train(recipe, run, store, tell, _leaving, config["until"])}
     except Exception as error:
         say(f"worker {rank} of {world}: {type(error).__name__}: {error}")
         if not isinstance(error, UserError if world == 1 else NonFiniteLossError | CheckpointError):

@@ -3,7 +3,6 @@
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -30,18 +29,18 @@ def score(values: dict) -> float:
 
 
 def finished(trial: Trial) -> Ended:
-    return Ended(trial, "finished", {"best/psnr": score(trial.values)}, "")
+    return Ended(trial, None, "finished", {"best/psnr": score(trial.values)}, "")
 
 
 def stopped(trial: Trial) -> Ended:
-    return Ended(trial, "stopped", {"step": 20, "psnr": score(trial.values)}, "")
+    return Ended(trial, 20, "stopped", {"step": 20, "psnr": score(trial.values)}, "")
 
 
 def diverged(trial: Trial) -> Ended:
     """Above a rate of 1e-3; below it all are alike."""
     if trial.values["optimizer.lr"] > 1e-3:
-        return Ended(trial, "failed", {}, "the loss was not finite")
-    return Ended(trial, "finished", {"best/psnr": 0.0}, "")
+        return Ended(trial, None, "failed", {}, "the loss was not finite")
+    return Ended(trial, None, "finished", {"best/psnr": 0.0}, "")
 
 
 def searched(sweep: Sweep, end: Callable[[Trial], Ended]) -> list[Trial]:
@@ -83,78 +82,17 @@ def test_it_is_determined_by_what_is_known():
     suggest = search_module().suggest
     assert searched(plan(), finished) == searched(plan(), finished)
     trials = plan().trials()[:9]
-    earlier = [*map(finished, trials[:8]), Ended(trials[8], "killed", {}, "")]
-    ends = [earlier[8], Ended(trials[8], "finished", {"best/psnr": 1.0}, ""), Ended(trials[8], "failed", {}, "")]
+    earlier = [*map(finished, trials[:8]), Ended(trials[8], None, "killed", {}, "")]
+    ends = [
+        earlier[8],
+        Ended(trials[8], None, "finished", {"best/psnr": 1.0}, ""),
+        Ended(trials[8], None, "failed", {}, ""),
+    ]
     suggested = [suggest(plan(), [*earlier[:8], end], "psnr") for end in ends]
     assert suggested[0] == suggest(plan(), earlier, "psnr")
     assert suggested[0] != suggested[1] != suggested[2]
     assert suggested[0] != suggest(plan(seed=1), earlier, "psnr")
     assert suggest(plan(), [], "psnr").keys() == plan().parameters.keys()
-
-
-def tunes(trial: dict, status: str, result: dict):
-    """A trial as Tune has it."""
-    from ray.tune.experiment import Trial as TuneTrial
-
-    one = TuneTrial("trial", config={"trial": trial}, stub=True)
-    one.set_status(status)
-    one.run_metadata.last_result = result
-    return one
-
-
-def search_of(sweep: Sweep, folder: Path):
-    def configured(trial: Trial) -> dict:
-        return {"index": trial.index, "recipe": trial.recipe.model_dump(mode="json"), "values": trial.values}
-
-    return search_module().Search(sweep, sweep.trials(), "psnr", str(folder), configured)
-
-
-def test_tune_is_given_what_it_has_room_for(tmp_path):
-    sweep = plan(samples=4, search={"kind": "tpe", "startup": 2})
-    search = search_of(sweep, tmp_path)
-    assert search.set_max_concurrency(3)
-    given = []
-    for _ in range(3):
-        given.append(search.suggest("id")["trial"])
-        search.trials.append(tunes(given[-1], "RUNNING", {}))
-    assert [trial["values"] for trial in given[:2]] == [trial.values for trial in sweep.trials()[:2]]
-    assert given[2]["values"] != sweep.trials()[2].values
-    assert search.suggest("id") is None
-    search.trials[0] = tunes(given[0], "TERMINATED", {"best/psnr": 1.0, "best/step": 5})
-    assert search.suggest("id")["trial"]["index"] == 3
-    search.trials.append(tunes(given[1], "ERROR", {}))
-    assert search.suggest("id") == search.FINISHED
-
-
-def test_what_tune_forgot_is_suggested_again(tmp_path):
-    sweep = plan(samples=4, search={"kind": "tpe", "startup": 2})
-    search = search_of(sweep, tmp_path)
-    first, second = (search.configure(trial) for trial in sweep.trials()[:2])
-    search.trials = [tunes(first, "RUNNING", {}), tunes(second, "RUNNING", {})]
-    given = search.suggest("id")
-    again = search_of(sweep, tmp_path)
-    again.trials = [tunes(second, "TERMINATED", {"best/psnr": 1.0, "best/step": 5}), tunes(first, "RUNNING", {})]
-    assert again.suggest("id") == given
-
-
-def test_the_order_of_a_continued_sweep(tmp_path):
-    """Tune begins it with what it heard of last."""
-    sweep = plan(samples=41, search={"kind": "tpe", "startup": 40})
-    one, other = search_of(sweep, tmp_path / "one"), search_of(sweep, tmp_path / "other")
-    for trial in sweep.trials()[:40]:
-        result = {"best/psnr": score(trial.values), "best/step": 5}
-        one.trials.append(tunes(one.configure(trial), "TERMINATED", result))
-    other.trials = one.trials[::-1]
-    assert other.suggest("id") == one.suggest("id")
-
-
-def test_a_suggestion_that_is_not_valid(tmp_path, monkeypatch, capsys):
-    sweep = plan()
-    search = search_of(sweep, tmp_path)
-    search.trials = [tunes(search.configure(trial), "RUNNING", {}) for trial in sweep.trials()[:8]]
-    monkeypatch.setattr(search_module(), "suggest", lambda *known: {"optimizer.lr": -1})
-    assert search.suggest("id")["trial"]["values"] == sweep.trials()[8].values
-    assert "trial 8 is drawn at random, since TPE's choice is not valid: recipe" in capsys.readouterr().out
 
 
 def test_another_search_is_another_sweep():

@@ -59,6 +59,7 @@ def fit(
     ranks: Ranks,
     resume: Path | None = None,
     data_metrics: Callable[[], dict[str, float]] = dict,
+    until: int | None = None,
 ) -> Fit:
     """Train a network by its recipe, alone or as one of several ranks.
 
@@ -72,6 +73,8 @@ def fit(
         ranks: Who trains.
         resume: Folder of a checkpoint to continue from.
         data_metrics: What the source of the batches has to tell, asked whenever the loss is.
+        until: A step before the recipe's last to stop at, with a checkpoint: the metrics are then those of the first
+            benchmark at this step, and the network is as it is there.
 
     Raises:
         NonFiniteLossError: Training diverged, on all ranks; the last checkpoint is from before.
@@ -85,21 +88,24 @@ def fit(
         state.load(resume, recipe)
     elif recipe.ema:
         state.average = {name: weight.detach().clone() for name, weight in network.named_parameters()}
-    # Hours later is too late to learn that an evaluation fails.
-    for benchmark in benchmarks:
-        first = replace(benchmark, images=benchmark.images[:2])
-        evaluate_together(_with_weights(recipe, state.weights()), first, recipe.scale, ranks)
+    if not resume:
+        # Hours later is too late to learn that an evaluation fails.
+        for benchmark in benchmarks:
+            first = replace(benchmark, images=benchmark.images[:2])
+            evaluate_together(_with_weights(recipe, state.weights()), first, recipe.scale, ranks)
 
     train = Step(recipe, state, precision, ranks)
     batches = open_batches(state.step, tuple(state.history))
     meter = _Meter(recipe.data.batch, state.step)
     saved = state.step
-    while state.step < recipe.steps:
+    last = until or recipe.steps
+    metrics: dict[str, float] = {}
+    while state.step < last:
         with meter.waiting():
             hr = next(batches)
         train(hr)
         log, follow, save = (
-            state.step == recipe.steps or state.step % every == 0
+            state.step == last or state.step % every == 0
             for every in (recipe.log_every_steps, recipe.evaluation.every_steps, recipe.checkpoint.every_steps)
         )
         if log or follow or save:
@@ -117,6 +123,9 @@ def fit(
                 reporter.checkpoint(saved, lambda folder: state.save(folder, recipe))
         if follow or save:
             meter.restart(state.step)
+    if until:
+        # Continued from this very step, it was not evaluated in this life.
+        return Fit(network, metrics or _follow(recipe, state, benchmarks[0], ranks))
     return _finish(recipe, state, benchmarks, ranks)
 
 

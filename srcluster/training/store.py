@@ -5,6 +5,7 @@ lease.json                   who trains it now: see lease.py
 step-00001000/...            a checkpoint; state.json comes last, and without it there is none
 model.safetensors            the best network
 result.json                  its metrics; with it the run is finished
+result-00001000.json         the metrics at a step that it was to stop at
 """
 
 import json
@@ -69,15 +70,22 @@ class RunStore:
                 "another --name, or the recipe of that one"
             )
 
-    def result(self) -> dict[str, float] | None:
-        """The metrics of a finished run."""
-        place = storage.join(self.url, "result.json")
+    def result(self, until: int | None = None) -> dict[str, float] | None:
+        """The metrics of a finished run, or of one that was to stop at a step, once it did."""
+        place = self._result(until)
         return json.loads(storage.read(place)) if storage.exists(place) else None
 
     def finish(self, model: Path, metrics: dict[str, float]) -> None:
         """Keep the best network and its metrics; the run is finished."""
         storage.upload(model, storage.join(self.url, "model.safetensors"))
-        storage.write(storage.join(self.url, "result.json"), json.dumps(metrics, indent=1).encode())
+        self.stop(metrics)
+
+    def stop(self, metrics: dict[str, float], until: int | None = None) -> None:
+        """Keep the metrics of a step that the run was to stop at."""
+        storage.write(self._result(until), json.dumps(metrics, indent=1).encode())
+
+    def _result(self, until: int | None) -> str:
+        return storage.join(self.url, f"result-{until:08d}.json" if until else "result.json")
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, the latest last."""

@@ -78,10 +78,10 @@ def recipe(shards: str, **changes) -> Recipe:
     return recipe_from(values, changes)
 
 
-def run(recipe, pieces, folder, resume=None):
+def run(recipe, pieces, folder, resume=None, until=None):
     stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed)
     recorder = Recorder(folder)
-    return fit(recipe, stream.batches, [pieces], recorder, ALONE, resume), recorder
+    return fit(recipe, stream.batches, [pieces], recorder, ALONE, resume, until=until), recorder
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -100,6 +100,19 @@ def test_resuming_at_any_checkpoint_ends_with_the_same_bits(shards, pieces, tmp_
         for key in ("train/loss", "train/lr", "psnr_y/pieces"):
             tail = [point for point in first.metrics[key] if point[0] > step]
             assert second.metrics.get(key, []) == tail
+
+
+def test_stopping_on_the_way_ends_with_the_same_bits(shards, pieces, tmp_path):
+    whole, first = run(recipe(shards), pieces, tmp_path / "whole")
+    stopped, second = run(recipe(shards), pieces, tmp_path / "stopped", until=6)
+    again, third = run(recipe(shards), pieces, tmp_path / "again", tmp_path / "stopped" / "6", until=6)
+    at_6 = {key: dict(points)[6] for key, points in first.metrics.items() if key.endswith("/pieces")}
+    assert at_6 == stopped.metrics == again.metrics
+    assert not third.metrics
+    ended, fourth = run(recipe(shards), pieces, tmp_path / "ended", tmp_path / "stopped" / "6")
+    assert ended.metrics == whole.metrics
+    assert weights(tmp_path / "ended" / "12") == weights(tmp_path / "whole" / "12")
+    assert second.metrics["train/loss"] + fourth.metrics["train/loss"] == first.metrics["train/loss"]
 
 
 def test_the_loss_curve_is_the_stored_one(shards, pieces, tmp_path):

@@ -46,6 +46,16 @@ def test_the_latest_checkpoints_stay(tmp_path):
         assert Path(folder, "weights").read_bytes() == b"1"
 
 
+def test_what_came_of_a_run_and_of_a_step_on_the_way(tmp_path):
+    store = RunStore(str(tmp_path))
+    assert store.result() is store.result(80) is None
+    store.stop({"psnr": 28.0}, 80)
+    assert (store.result(), store.result(80), store.result(320)) == (None, {"psnr": 28.0}, None)
+    (tmp_path / "network").write_bytes(b"1")
+    store.finish(tmp_path / "network", {"best/psnr": 29.0})
+    assert store.result() == {"best/psnr": 29.0}
+
+
 def test_of_those_that_wait_only_the_latest_is_uploaded(tmp_path, monkeypatch):
     begun, over = threading.Event(), threading.Event()
     upload = storage.upload

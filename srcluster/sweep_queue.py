@@ -1,0 +1,144 @@
+"""What of a sweep runs next, asked for by Ray Tune whenever there is room.
+
+Without a scheduler a trial is one job of Tune's. With `asha` it is a job for each rung that it comes to: it stops at
+the rung with a checkpoint, and if it is among the best of those that stopped there, a later job goes on from that. This
+is Li et al., "A System for Massively Parallel Hyperparameter Tuning" (MLSys 2020), algorithm 2, for trials of a known
+number: all of them run to the first rung before any goes on, and of the last few at least one does. Tune's own
+ASHAScheduler never takes a trial up again: it stops those that are worse than the ones before them, so that their order
+decides how many go on.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+
+from srcluster import settle, storage
+from srcluster.errors import UserError
+from srcluster.sweep_plan import Sweep, Trial
+from srcluster.sweep_table import Ended, latest
+
+__all__ = ["Queue", "Watch", "promotion"]
+
+
+def promotion(
+    jobs: Sequence[Ended], rungs: Sequence[int | None], factor: int, score: str
+) -> tuple[Trial, int | None] | None:
+    """Which trial goes on, and to which rung: the best one of the lowest rung from which one may.
+
+    Args:
+        jobs: Those of all trials; what still runs is `killed`.
+        rungs: Steps, and for the last None.
+        factor: One in so many of those that ended at a rung goes on.
+        score: The metric whose highest value is best.
+    """
+    complete = True
+    for rung, following in itertools.pairwise(rungs):
+        here = [job for job in jobs if job.until == rung]
+        ended = [job for job in here if job.state != "killed"]
+        complete = complete and len(ended) == len(here)
+        went_on = {job.trial.index for job in jobs if job.until == following}
+        stopped = [job for job in ended if job.state == "stopped"]
+        stopped.sort(key=lambda job: (-job.metrics[score], job.trial.index))
+        for job in stopped[: max(len(ended) // factor, int(complete))]:
+            if job.trial.index not in went_on:
+                return job.trial, following
+    return None
+
+
+class Queue(Searcher):
+    """Gives Tune the trials of a sweep, each as far as it is to run.
+
+    It keeps nothing: what came of the earlier jobs is read from Tune's own record of them each time, so that a sweep
+    is continued with all that was learned.
+
+    Args:
+        plan: The sweep.
+        drawn: Its trials. A search replaces those after its first by what it suggests, where that is valid.
+        score: What is maximised.
+        place: URL of the sweep's files.
+        configure: Makes of a trial, and the step that it is to stop at, the `trial` of `run_trial`.
+    """
+
+    def __init__(
+        self,
+        plan: Sweep,
+        drawn: Sequence[Trial],
+        score: str,
+        place: str,
+        configure: Callable[[Trial, int | None], dict[str, Any]],
+    ):
+        super().__init__()
+        self.plan, self.drawn, self.score, self.place, self.configure = plan, drawn, score, place, configure
+        self.rungs = [*plan.rungs(drawn), None]
+        self.jobs: list = []
+        """Tune's trials, of which a `Watch` tells."""
+        self.slots = len(drawn)
+
+    def set_max_concurrency(self, max_concurrent: int) -> bool:
+        self.slots = max_concurrent
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        running = sum(not job.is_finished() for job in self.jobs)
+        if running >= self.slots:
+            return None
+        jobs = [
+            Ended.of(job.config["trial"], job.last_result, "its process died" if job.status == "ERROR" else None)
+            for job in self.jobs
+        ]
+        begun = latest(jobs)
+        if len(begun) < len(self.drawn):
+            following = self._new(begun), self.rungs[0]
+        elif self.plan.scheduler:
+            following = promotion(jobs, self.rungs, self.plan.scheduler.reduction_factor, self.score)
+        else:
+            following = None
+        if following:
+            return {"trial": self.configure(*following)}
+        return None if running else Searcher.FINISHED
+
+    def _new(self, begun: Sequence[Ended]) -> Trial:
+        trial = self.drawn[len(begun)]
+        if not self.plan.search or trial.index < self.plan.search.startup:
+            return trial
+        place = storage.join(self.place, "suggested", f"{trial.index:04d}.json")
+        # Tune keeps a trial seconds after it began: killed before, it asks again for what has files already.
+        if storage.exists(place):
+            return self._trial(trial.index, json.loads(storage.read(place)))
+        # Optuna is not everywhere.
+        from srcluster.sweep_search import suggest
+
+        try:
+            trial = self._trial(trial.index, suggest(self.plan, begun, self.score))
+        except UserError as error:
+            print(f"trial {trial.index} is drawn at random, since TPE's choice is not valid: {error}", flush=True)
+        storage.write(place, json.dumps(trial.values).encode())
+        return trial
+
+    def _trial(self, index: int, values: Mapping[str, Any]) -> Trial:
+        trial = self.plan.trial(index, values)
+        return replace(trial, recipe=settle.settled(trial.recipe))
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        pass
+
+    def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
+        pass
+
+    def restore_from_dir(self, checkpoint_dir: str) -> None:
+        pass
+
+
+class Watch(tune.Callback):
+    """Shows a queue all jobs, which Tune would not."""
+
+    def __init__(self, queue: Queue):
+        self.queue = queue
+
+    def on_step_begin(self, iteration: int, trials: list, **info) -> None:
+        self.queue.jobs = trials
