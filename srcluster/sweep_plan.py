@@ -179,7 +179,8 @@ class Sweep(_Part):
         Raises:
             RecipeError: They make no valid recipe.
         """
-        base = load(self.recipe).model_dump(mode="json")
+        # What the recipe does not say itself may belong to another kind than the values ask for.
+        base = load(self.recipe).model_dump(mode="json", exclude_unset=True)
         return Trial(index, recipe_from(base, {**self.overrides, "name": self.name, **values}), values)
 
     def digest(self, trials: Iterable["Trial"]) -> str:

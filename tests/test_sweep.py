@@ -49,6 +49,12 @@ def test_grids_multiply_and_samples_repeat(tmp_path):
     assert other.digest(other.trials()) != sweep.digest(trials)
 
 
+def test_another_kind_takes_its_own_defaults(tmp_path):
+    sweep = plan(tmp_path, parameters={"optimizer.kind": {"grid": ["adam", "sgd"]}, "optimizer.lr": {"grid": [1e-3]}})
+    adam, sgd = (trial.recipe.optimizer for trial in sweep.trials())
+    assert (adam.betas, sgd.momentum, sgd.lr) == ((0.9, 0.999), 0.9, 1e-3)
+
+
 def test_what_is_typed_stands_above_the_file(tmp_path):
     plan(tmp_path, overrides={"steps": 5})
     (trial,) = load_sweep(tmp_path / "mine.yaml", overrides={"steps": 7}).trials()
