@@ -62,7 +62,7 @@ def evaluate(
     scale = _scale(entries, scale)
     if doubled := [label for label, count in Counter(entry.label for entry in entries).items() if count > 1]:
         raise EvaluateError(f"{doubled[0]} is what several models are called: name them, LABEL=MODEL")
-    sets = [benchmarks.load(name, scale) for name in on or benchmarks.at_hand()]
+    sets = benchmarks.load_all(on or benchmarks.at_hand(), scale)
     results = [run(entry, sets, scale, address, gpus, distance) for entry in entries]
     published = comparable(sets, scale)
     print_table(results, sets, published)

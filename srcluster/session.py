@@ -2,7 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,7 +76,7 @@ def train(
     if run:
         _check_room(recipe)
     stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, rank=ranks.rank, world=ranks.world)
-    measured = [benchmarks.load(name, recipe.scale) for name in recipe.evaluation.benchmarks]
+    measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
     if run:
         _describe(run, recipe, stream, measured)
     try:
@@ -161,15 +161,14 @@ def publish(recipe: Recipe, run_id: str, store: RunStore, metrics: dict[str, flo
 
 
 def log_baseline(
-    experiment: str, recipe: Recipe, *, key: str = "bicubic", parent: str | None = None
+    experiment: str, measured: Sequence[Benchmark], scale: int, *, key: str = "bicubic", parent: str | None = None
 ) -> dict[str, float]:
-    """Measure bicubic on the recipe's benchmarks, and log it as a run beside those of networks."""
+    """Measure bicubic on benchmarks, and log it as a run beside those of networks."""
     spec = Interpolation(kernel="bicubic")
     with Run.start(experiment, "bicubic", key=key, parent=parent, params={"model": spec.model_dump()}) as run:
         metrics = {}
-        for name in recipe.evaluation.benchmarks:
-            benchmark = benchmarks.load(name, recipe.scale)
+        for benchmark in measured:
             run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
-            metrics |= means(benchmark.name, evaluate(models.build(spec, recipe.scale), benchmark, recipe.scale))
+            metrics |= means(benchmark.name, evaluate(models.build(spec, scale), benchmark, scale))
         run.log(metrics | {f"best/{key}": value for key, value in metrics.items()}, step=0, replace=True)
     return metrics

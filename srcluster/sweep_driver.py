@@ -12,6 +12,7 @@ from ray import tune
 from ray.tune.execution import class_cache
 
 from srcluster import session, settle, storage, tracking
+from srcluster.data import benchmarks
 from srcluster.sweep_plan import Sweep, SweepError, Trial, ladder
 from srcluster.sweep_queue import Queue, Watch
 from srcluster.sweep_report import Outcome, Progress, conclude, trial_folder
@@ -63,7 +64,9 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         parent.text(file.read_text(), file.name)
         print(f"{name}: {ladder(plan, trials)} on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
-        bicubic = session.log_baseline(plan.name, trials[0].recipe, parent=parent.id, key=f"{name}/bicubic")
+        recipe = trials[0].recipe
+        measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
+        bicubic = session.log_baseline(plan.name, measured, recipe.scale, parent=parent.id, key=f"{name}/bicubic")
         place = storage.join(home, name)
         results = _tuner(plan, trials, place, parent.id, slots, resume or once).fit()
         outcome = conclude(len(trials), results, bicubic, parent, place, Path("results", name))

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from srcluster import session, settle, storage, tracking
 from srcluster.data import benchmarks
+from srcluster.data.benchmarks import Benchmark
 from srcluster.data.stream import open_stream
 from srcluster.errors import UserError
 from srcluster.progress import print_wide
@@ -78,7 +79,7 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
     recipe = settle.settled(recipe)
     name = name or f"{recipe.name}-{recipe.digest()[:8]}"
     store = RunStore(storage.join(home, name), recipe.checkpoint.keep)
-    _check(recipe, fleet)
+    measured = _check(recipe, fleet)
     store.claim(recipe)
     with Lease(store.url, functools.partial(print, flush=True)) as lease:
         if result := store.result():
@@ -88,12 +89,15 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
             else:
                 # Its driver died, or MLflow refused the network.
                 with tracking.Run.start(EXPERIMENT, name, key=name) as run:
-                    _conclude(recipe, name, store, run, result, session.log_baseline(EXPERIMENT, recipe))
+                    bicubic = session.log_baseline(EXPERIMENT, measured, recipe.scale)
+                    _conclude(recipe, name, store, run, result, bicubic)
             return True
-        return _train(recipe, name, fleet, address, store, lease)
+        return _train(recipe, measured, name, fleet, address, store, lease)
 
 
-def _train(recipe: Recipe, name: str, fleet: Fleet, address: str, store: RunStore, lease: Lease) -> bool:
+def _train(
+    recipe: Recipe, measured: list[Benchmark], name: str, fleet: Fleet, address: str, store: RunStore, lease: Lease
+) -> bool:
     environment = tracking.environment_tags()
     os.environ |= {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
     if fleet.fewest < fleet.most:
@@ -105,7 +109,7 @@ def _train(recipe: Recipe, name: str, fleet: Fleet, address: str, store: RunStor
         print(f"{name}: {recipe.steps} steps on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(run.experiment_id)}", flush=True)
         with ThreadPoolExecutor(1) as meanwhile:
-            baseline = meanwhile.submit(session.log_baseline, EXPERIMENT, recipe)
+            baseline = meanwhile.submit(session.log_baseline, EXPERIMENT, measured, recipe.scale)
 
             def check() -> None:
                 lease.check()
@@ -148,12 +152,11 @@ def _conclude(
     print(f"in MLflow: {model}, beside others: {page}")
 
 
-def _check(recipe: Recipe, fleet: Fleet) -> None:
-    """What can be known to fail is not to fail when GPUs are taken."""
+def _check(recipe: Recipe, fleet: Fleet) -> list[Benchmark]:
+    """What can be known to fail is not to fail when GPUs are taken; the benchmarks."""
     for world in {fleet.fewest, fleet.most}:
         open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, world=world)
-    for name in recipe.evaluation.benchmarks:
-        benchmarks.load(name, recipe.scale)
+    return benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
 
 
 def _print_line(line: str, step: int, metrics: dict[str, float]) -> None:

@@ -13,14 +13,35 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
+import yaml
 from PIL import Image
 
 from srcluster import local
 from srcluster.data import benchmarks
 
+TINY_SWEEP = {
+    "recipe": "srcnn",
+    "overrides": {
+        "model": {"kind": "srcnn", "kernel_sizes": [5, 1, 3], "features": [4, 4]},
+        "steps": 40,
+        "data.patch": 32,
+        "data.batch": 2,
+        "log_every_steps": 10,
+        "evaluation": {"benchmarks": ["pieces"], "every_steps": 20, "pictures": 1},
+        "checkpoint.every_steps": 20,
+    },
+    "parameters": {"optimizer": {"grid": [{"kind": "adam", "lr": 1e-3}, {"kind": "sgd", "lr": 1e30}]}},
+}
+
 # Where the tests run in a shell's background it is ignored, and so it would be by what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes minutes comes first, so that of several processes none is left alone with it at the end."""
+    items.sort(key=lambda item: not any(map(item.get_closest_marker, ("hosts", "cluster"))))
 
 
 @dataclass(frozen=True)
@@ -163,6 +184,15 @@ class Shell:
             command, cwd=self.home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
 
+    def write_sweep(self, file: str, **content: object) -> str:
+        """A sweep of seconds, with what is given instead of its own; returns the file's name.
+
+        `overrides` are added to its own.
+        """
+        overrides = TINY_SWEEP["overrides"] | content.pop("overrides", {})
+        (self.home / file).write_text(yaml.safe_dump(TINY_SWEEP | content | {"overrides": overrides}))
+        return file
+
     def finish(self, process: subprocess.Popen) -> str:
         """What it printed."""
         printed, _ = process.communicate(timeout=240)
@@ -175,6 +205,66 @@ class Shell:
             assert process.poll() is None, self.finish(process)
             assert time.monotonic() < deadline
             time.sleep(0.5)
+
+
+class RayCluster:
+    """A Ray cluster that nodes may join, with the embedded cluster's S3 and MLflow.
+
+    The embedded cluster itself keeps to loopback, and has room for no second node.
+    """
+
+    def __init__(self, shell: Shell, folder: Path, *options: str):
+        # Ray reads its environment when it is imported.
+        import ray
+
+        with socket.create_server(("", 0)) as probe:
+            port = probe.getsockname()[1]
+        self.address = f"{ray.util.get_node_ip_address()}:{port}"
+        self.folder, self.nodes = folder, []
+        # The first is Ray's for macOS, and what keeps the embedded cluster to loopback.
+        own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "RAY_health_check_period_ms": "1000"}
+        self.environment = os.environ | shell.cluster.environment() | own
+        self._start("--head", f"--port={port}", "--dashboard-port=0", f"--temp-dir={folder}", *options)
+
+    def join(self, *options: str) -> psutil.Popen:
+        """Start a node."""
+        return self._start(f"--address={self.address}", *options)
+
+    def _start(self, *options: str) -> psutil.Popen:
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats", *options]
+        with (self.folder / "nodes.log").open("a") as log:
+            self.nodes.append(psutil.Popen(command, env=self.environment, stdout=log, stderr=log))
+        return self.nodes[-1]
+
+    @staticmethod
+    def kill(node: psutil.Popen) -> None:
+        """As a machine that loses its power."""
+        if node.is_running():
+            for process in [*node.children(recursive=True), node]:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            node.wait()
+
+    def end(self) -> None:
+        for node in self.nodes:
+            self.kill(node)
+        # For whoever reads why a test failed.
+        for log in (self.folder / "nodes.log", *self.folder.glob("session_latest/logs/gcs_server.*")):
+            print(f"{log}:\n{log.read_text()[-3000:]}")
+
+
+@pytest.fixture
+def ray_cluster(shell, tmp_path_factory) -> Iterator[Callable[..., RayCluster]]:
+    """Starts a cluster, its head with some options of `ray start`."""
+    begun = []
+
+    def begin(*options: str) -> RayCluster:
+        begun.append(RayCluster(shell, tmp_path_factory.mktemp("r"), *options))
+        return begun[-1]
+
+    yield begin
+    for cluster in begun:
+        cluster.end()
 
 
 @pytest.fixture(scope="session")

@@ -108,24 +108,9 @@ def test_a_missing_file(tmp_path):
 
 # What follows runs sweeps as a person does, on an embedded cluster of its own.
 
-TINY = {
-    "recipe": "srcnn",
-    "overrides": {
-        "model": {"kind": "srcnn", "kernel_sizes": [5, 1, 3], "features": [4, 4]},
-        "steps": 40,
-        "data.patch": 32,
-        "data.batch": 2,
-        "log_every_steps": 10,
-        "evaluation": {"benchmarks": ["pieces"], "every_steps": 20, "pictures": 1},
-        "checkpoint.every_steps": 20,
-    },
-    "parameters": {"optimizer": {"grid": [{"kind": "adam", "lr": 1e-3}, {"kind": "sgd", "lr": 1e30}]}},
-}
-
 
 def start(shell, *arguments: str, **content) -> subprocess.Popen:
-    (shell.home / "tiny.yaml").write_text(yaml.safe_dump(TINY | content))
-    return shell.start("srcluster.sweep", "tiny.yaml", *arguments)
+    return shell.start("srcluster.sweep", shell.write_sweep("tiny.yaml", **content), *arguments)
 
 
 def runs_of(name: str) -> dict[str, tracking.RunInfo]:
@@ -229,7 +214,7 @@ def test_trials_of_two_workers_leave_room_when_they_are_stopped(shell):
     """There is room for one at a time, so that the third only begins where the second has left nothing behind."""
     pairs = {
         "name": "pairs",
-        "overrides": TINY["overrides"] | {"data.batch": 4},
+        "overrides": {"data.batch": 4},
         "parameters": {"optimizer.lr": {"grid": [1e-3, 1e-9, 1e-8]}},
         "scheduler": {"kind": "asha", "grace_steps": 20, "reduction_factor": 2},
     }
@@ -250,8 +235,7 @@ def test_ctrl_c_and_sigkill_lose_nothing(shell):
     """One sweep that is interrupted, continued, its driver killed, and continued again to its end."""
     long = {
         "name": "stopped",
-        "overrides": TINY["overrides"]
-        | {
+        "overrides": {
             "steps": 1500,
             "log_every_steps": 100,
             "evaluation": {"benchmarks": ["pieces"], "every_steps": 250},
@@ -311,8 +295,7 @@ def _children(name: str) -> list[tracking.RunInfo]:
     ],
 )
 def test_a_cluster_that_is_not_as_it_is_said(shell, variables, words):
-    (shell.home / "tiny.yaml").write_text(yaml.safe_dump(TINY))
-    command = [sys.executable, "-m", "srcluster.sweep", "tiny.yaml"]
+    command = [sys.executable, "-m", "srcluster.sweep", shell.write_sweep("tiny.yaml")]
     environment = os.environ | shell.cluster.environment() | variables
     began = time.monotonic()
     ended = subprocess.run(command, cwd=shell.home, env=environment, capture_output=True, text=True, timeout=100)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from statistics import fmean
 
 import pytest
-import yaml
 
 from srcluster import sweep, sweep_plan, tracking
 from srcluster.sweep_plan import Sweep, SweepError, Trial
@@ -118,29 +117,19 @@ def test_a_dry_run_says_what_is_known(capsys):
 @pytest.mark.cluster
 def test_a_killed_search_goes_on(shell):
     search_module()
-    tiny = {
-        "recipe": "srcnn",
-        "overrides": {
-            "model": {"kind": "srcnn", "kernel_sizes": [5, 1, 3], "features": [4, 4]},
-            "steps": 40,
-            "data.patch": 32,
-            "data.batch": 2,
-            "log_every_steps": 10,
-            "evaluation": {"benchmarks": ["pieces"], "every_steps": 20, "pictures": 1},
-            "checkpoint.every_steps": 20,
-        },
-        "parameters": {"optimizer.lr": {"loguniform": [1e-6, 1e-1]}},
-        "samples": 5,
-        "search": {"kind": "tpe", "startup": 2},
-    }
-    (shell.home / "learning.yaml").write_text(yaml.safe_dump(tiny))
-    process = shell.start("srcluster.sweep", "learning.yaml")
+    file = shell.write_sweep(
+        "learning.yaml",
+        parameters={"optimizer.lr": {"loguniform": [1e-6, 1e-1]}},
+        samples=5,
+        search={"kind": "tpe", "startup": 2},
+    )
+    process = shell.start("srcluster.sweep", file)
     shell.wait_for(lambda: sum("best/step" in run.metrics for run in trials()) >= 3, process)
     before = trials()
     process.kill()
     process.wait()
 
-    printed = shell.finish(process := shell.start("srcluster.sweep", "learning.yaml", "--resume"))
+    printed = shell.finish(process := shell.start("srcluster.sweep", file, "--resume"))
     assert process.returncode == 0
     assert "optuna" not in printed.lower()
     after = {run.key: run for run in trials()}

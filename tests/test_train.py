@@ -1,19 +1,12 @@
 """Trainings under Ray Train, as a person starts them: finished, killed in every way, and elastic."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import psutil
 import pytest
-import ray
 from mlflow import MlflowClient
 
 from srcluster import local, storage
@@ -158,64 +151,24 @@ def test_an_interrupted_driver_continues(shell, undisturbed):
     assert model(shell, "interrupted") == undisturbed
 
 
-class Node:
-    """A Ray node of one core; the embedded cluster, which keeps to loopback, has room for no second one."""
-
-    def __init__(self, shell, folder: Path, *options: str):
-        # This variable of Ray's for macOS is what keeps the embedded cluster to loopback.
-        own = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "1", "RAY_health_check_period_ms": "1000"}
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-        with (folder / "node.log").open("a") as log:
-            self.process = subprocess.Popen(
-                [*command, "--num-cpus=1", *options],
-                env=os.environ | shell.cluster.environment() | own,
-                stdout=log,
-                stderr=log,
-            )
-
-    def kill(self) -> None:
-        """As a machine that loses its power."""
-        if self.process.poll() is None:
-            for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
-                with suppress(psutil.NoSuchProcess):
-                    process.kill()
-            self.process.wait()
-
-
-@pytest.fixture
-def head(shell, tmp_path_factory) -> Iterator[str]:
-    """The address of a cluster that more nodes may join."""
-    port, folder = free_port(), tmp_path_factory.mktemp("r")
-    options = (f"--port={port}", "--dashboard-port=0", f"--temp-dir={folder}", "--include-dashboard=false")
-    node = Node(shell, folder, "--head", *options)
-    yield f"{ray.util.get_node_ip_address()}:{port}"
-    node.kill()
-
-
-def free_port() -> int:
-    with socket.create_server(("", 0)) as probe:
-        return probe.getsockname()[1]
-
-
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
-def test_ranks_that_come_and_go(shell, head, tmp_path):
+def test_ranks_that_come_and_go(shell, ray_cluster):
     """Two ranks on two nodes; one node is killed, and another joins; when it is taken in, all is seen."""
     name, steps = "elastic", 1_000_000
-    kept, node = store_of(shell, name), Node(shell, tmp_path, f"--address={head}")
-    process = shell.start_on(
-        head, "srcluster.train", *RECIPE, f"steps={steps}", "schedule.kind=cosine", "--workers", "1..2", "--name", name
-    )
+    cluster = ray_cluster("--num-cpus=1", "--include-dashboard=false")
+    kept, node = store_of(shell, name), cluster.join("--num-cpus=1")
+    longer = (f"steps={steps}", "schedule.kind=cosine", "--workers", "1..2", "--name", name)
+    process = shell.start_on(cluster.address, "srcluster.train", *RECIPE, *longer)
     try:
         shell.wait_for(lambda: [ranks for ranks, _ in history(kept)] == [2], process)
-        node.kill()
+        cluster.kill(node)
         shell.wait_for(lambda: [ranks for ranks, _ in history(kept)] == [2, 1], process)
-        node = Node(shell, tmp_path, f"--address={head}")
+        cluster.join("--num-cpus=1")
         shell.wait_for(lambda: [ranks for ranks, _ in history(kept)] == [2, 1, 2], process)
         process.send_signal(signal.SIGINT)
         shell.finish(process)
     finally:
-        node.kill()
         process.kill()
     rates = MlflowClient().get_metric_history(run_of(name).info.run_id, "train/lr")
     assert sum(taken for _, taken in history(kept)) == kept.steps()[-1] <= rates[-1].step

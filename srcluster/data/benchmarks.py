@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import PurePosixPath
@@ -12,7 +13,7 @@ from PIL import Image
 from srcluster.data.photos import HELD_OUT, Photo, PhotoError, data_folder, decode, find, in_wheels
 from srcluster.pixels.resize import imresize
 
-__all__ = ["NAMED", "Benchmark", "BenchmarkImage", "at_hand", "load"]
+__all__ = ["NAMED", "Benchmark", "BenchmarkImage", "at_hand", "load", "load_all"]
 
 NAMED = ("Set5", "Set14", "BSD100")
 
@@ -68,6 +69,11 @@ def load(name: str, scale: int) -> Benchmark:
     for image in images:
         pixels.update(repr(image.hr.shape).encode() + image.hr.tobytes())
     return Benchmark(PurePosixPath(name).name, name, images, pixels.hexdigest()[:12])
+
+
+def load_all(names: Iterable[str], scale: int) -> list[Benchmark]:
+    """Read several benchmarks, as `load` does."""
+    return [load(name, scale) for name in names]
 
 
 def _image(photo: Photo, scale: int) -> BenchmarkImage:
