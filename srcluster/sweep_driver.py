@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,15 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         once: Whether to continue if there is something to, and else to start.
 
     Raises:
+        PhotoError: A benchmark can't be measured.
         SweepError: There is nothing to resume, or no trial fits into the cluster.
         StorageError: SRCLUSTER_STORAGE can't be written to.
         TrackingError: No MLflow server answers.
     """
     home = settle.home("sweeps")
     trials = [replace(trial, recipe=settle.settled(trial.recipe)) for trial in trials]
+    recipe = trials[0].recipe
+    measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
     name = _name(home, plan, trials, resume, once)
     environment = tracking.environment_tags()
     # Tune's banner is shown whatever the verbosity; it warns of the snapshots that make a sweep resumable; and it would
@@ -64,12 +68,11 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         parent.text(file.read_text(), file.name)
         print(f"{name}: {ladder(plan, trials)} on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
-        recipe = trials[0].recipe
-        measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
-        bicubic = session.log_baseline(plan.name, measured, recipe.scale, parent=parent.id, key=f"{name}/bicubic")
-        place = storage.join(home, name)
-        results = _tuner(plan, trials, place, parent.id, slots, resume or once).fit()
-        outcome = conclude(len(trials), results, bicubic, parent, place, Path("results", name))
+        place, bicubic = storage.join(home, name), {"parent": parent.id, "key": f"{name}/bicubic"}
+        with ThreadPoolExecutor(1) as meanwhile:
+            baseline = meanwhile.submit(session.log_baseline, plan.name, measured, recipe.scale, **bicubic)
+            results = _tuner(plan, trials, place, parent.id, slots, resume or once).fit()
+        outcome = conclude(len(trials), results, baseline.result(), parent, place, Path("results", name))
     ray.shutdown()
     return outcome
 

@@ -20,7 +20,7 @@ from srcluster.models.saved import load_model
 from srcluster.pixels.figures import grid
 from srcluster.progress import print_wide
 from srcluster.sweep_plan import Trial
-from srcluster.sweep_table import Ended, Rows, latest, markdown, over_seeds, ranked, scores_of
+from srcluster.sweep_table import Ended, Rows, best_first, latest, markdown, over_seeds, ranked, scores_of
 from srcluster.training.evaluation import restore
 from srcluster.training.store import RunStore
 
@@ -129,9 +129,8 @@ def conclude(
     _close_runs(ended, children)
     interrupted = len(ended) < count or any(one.state == "killed" for one in ended)
     score, *_ = scores = scores_of(bicubic)
+    ended = best_first(ended, score)
     finished = [one for one in ended if one.state == "finished"]
-    finished.sort(key=lambda one: -one.metrics[f"best/{score}"])
-    ended = [*finished, *(one for one in ended if one.state != "finished")]
     tables = [ranked(ended, bicubic)]
     if seeds := over_seeds(finished, bicubic):
         tables.append(seeds)

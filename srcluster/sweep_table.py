@@ -9,7 +9,7 @@ from typing import Any
 from srcluster.recipe import Recipe
 from srcluster.sweep_plan import Trial, label_of
 
-__all__ = ["Ended", "Rows", "latest", "markdown", "over_seeds", "ranked", "scores_of"]
+__all__ = ["Ended", "Rows", "best_first", "latest", "markdown", "over_seeds", "ranked", "scores_of"]
 
 Rows = list[list[str]]
 """A table, its header first."""
@@ -61,8 +61,19 @@ def scores_of(bicubic: Mapping[str, float]) -> list[str]:
     return [key for key in bicubic if key.startswith("psnr_y/")] + others
 
 
+def best_first(ended: Iterable[Ended], score: str) -> list[Ended]:
+    """Trials that finished by the score of their best weights, and the others by how far they came and their score."""
+
+    def rank(one: Ended) -> tuple[bool, float, float]:
+        if one.state == "finished":
+            return True, 0, one.metrics[f"best/{score}"]
+        return False, one.metrics.get("step", 0), one.metrics.get(score, -math.inf)
+
+    return sorted(ended, key=rank, reverse=True)
+
+
 def ranked(ended: Sequence[Ended], bicubic: Mapping[str, float]) -> Rows:
-    """Every trial: those that finished, the best first, bicubic, and why the others did not."""
+    """Every trial: those that finished, bicubic, and the others, each with the reason."""
     scores = scores_of(bicubic)
     rows = [["trial", *map(_header, scores), "state"]]
     for one in ended:
@@ -71,8 +82,10 @@ def ranked(ended: Sequence[Ended], bicubic: Mapping[str, float]) -> Rows:
     rows.append(["bicubic", *(_shown(key, bicubic[key]) for key in scores), "baseline"])
     for one in ended:
         if one.state != "finished":
+            # Its benchmarks other than the first are measured at a trial's end alone.
+            known = [_shown(key, one.metrics[key]) if key in one.metrics else "" for key in scores]
             why = f"at step {one.until}" if one.state == "stopped" else one.error
-            rows.append([one.trial.label, *[""] * len(scores), f"{one.state} {why}".strip()])
+            rows.append([one.trial.label, *known, f"{one.state} {why}".strip()])
     return rows
 
 
