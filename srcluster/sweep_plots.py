@@ -11,7 +11,7 @@ from PIL import Image
 __all__ = ["curves", "parameters"]
 
 _NAMED = 20
-"""Curves that a legend can name."""
+"""Curves that a legend can name; the others are grey."""
 
 
 def curves(points: Mapping[str, Sequence[tuple[int, float]]], baseline: float, score: str) -> Image.Image:
@@ -25,11 +25,19 @@ def curves(points: Mapping[str, Sequence[tuple[int, float]]], baseline: float, s
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
     for number, (label, line) in enumerate(points.items()):
-        axes.plot(*zip(*line, strict=True), color=f"C{number % 10}", ls=("-", "--")[number // 10 % 2], label=label)
+        named = number < _NAMED
+        axes.plot(
+            *zip(*line, strict=True),
+            color=f"C{number % 10}" if named else "0.8",
+            linestyle=("-", "--")[number // 10 % 2],
+            # A trial that was stopped at its first evaluation is a point.
+            marker="." if len(line) == 1 else None,
+            label=label if named else None,
+            zorder=2 if named else 1,
+        )
     axes.set_xlabel("step")
     _finish(axes, baseline, score, _limits([value for line in points.values() for _, value in line], baseline))
-    if len(points) <= _NAMED:
-        figure.legend(loc="outside right upper", fontsize="small")
+    figure.legend(loc="outside right upper", fontsize="small")
     return _picture(figure)
 
 
