@@ -167,6 +167,8 @@ class Net:
             "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
             "AWS_DEFAULT_REGION": "us-east-1",
             "MLFLOW_TRACKING_URI": f"http://{self.subnet}.2:5000",
+            "MLFLOW_TRACKING_USERNAME": "hosts",
+            "MLFLOW_TRACKING_PASSWORD": secrets.token_hex(20),
             "MLFLOW_DISABLE_TELEMETRY": "true",
             "DO_NOT_TRACK": "true",
             "SRCLUSTER_STORAGE": "s3://hosts",
@@ -197,11 +199,19 @@ class Net:
         }
         flags = (f"-{name}={value}" for name, value in options.items())
         host.start("s3", str(weed), "-logtostderr", "server", *flags, HOME=str(host.folder))
+        # With a login, as in k8s/.
+        settings = (REPOSITORY / "k8s/base/basic_auth.ini").read_text()
+        login = re.sub("(?m)^database_uri = .*$", "database_uri = sqlite:///mlflow.db", settings)
+        (host.folder / "basic_auth.ini").write_text(login)
         server = ("mlflow", "server", "--serve-artifacts", "--workers=1", f"--host={host.address}")
         where = ("--backend-store-uri=sqlite:///mlflow.db", "--artifacts-destination=s3://hosts/mlflow")
         host.start(
             "mlflow",
-            *(sys.executable, "-m", *server, *where),
+            *(sys.executable, "-m", *server, *where, "--app-name=basic-auth"),
+            MLFLOW_AUTH_CONFIG_PATH="basic_auth.ini",
+            MLFLOW_AUTH_ADMIN_USERNAME=environment["MLFLOW_TRACKING_USERNAME"],
+            MLFLOW_AUTH_ADMIN_PASSWORD=environment["MLFLOW_TRACKING_PASSWORD"],
+            MLFLOW_FLASK_SERVER_SECRET_KEY=secrets.token_hex(20),
             MLFLOW_SERVER_ENABLE_JOB_EXECUTION="false",
             MLFLOW_TRACKING_URI="",
         )

@@ -131,3 +131,14 @@ def test_ranks_that_come_and_go_with_a_head_far_away(far):
     print("submitted, ranks begun:", job.times(both)[0])
     print(f"lost: the other goes on after {job.times(alone)[0] - killed:.1f} s")
     print(f"another joined: taken in after {job.times(both)[1] - joined:.1f} s; (ranks, steps): {history}")
+
+
+def test_no_file_of_ray_tells_a_secret(net):
+    """After all of the above."""
+    told = [net.environment[name] for name in ("AWS_SECRET_ACCESS_KEY", "MLFLOW_TRACKING_PASSWORD")]
+    told.append((net.folder / "token").read_text())
+    files = [path for host in (net.head, *net.workers) for path in (host.folder / "ray").rglob("*") if path.is_file()]
+    assert len(files) > 50
+    for path in files:
+        content = path.read_bytes()
+        assert not any(secret.encode() in content for secret in told), path

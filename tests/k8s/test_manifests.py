@@ -1,5 +1,6 @@
 """What schemas don't see: that the manifests agree with each other, with the code, and with restricted pod security."""
 
+import configparser
 import importlib
 import re
 import shlex
@@ -22,7 +23,11 @@ JOBS = ["fetch", "pack-coco", "sweep-srcnn", "sweep-upsamplers", "train-perceptu
 UNITS = {"": 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30}
 
 # The Secrets, which the README says how to make.
-SECRETS = {"s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}, "postgres": {"POSTGRES_PASSWORD"}}
+SECRETS = {
+    "s3": {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"},
+    "mlflow": {"MLFLOW_TRACKING_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY"},
+    "postgres": {"POSTGRES_PASSWORD"},
+}
 
 
 def amount(quantity: Any) -> float:
@@ -75,8 +80,9 @@ def test_what_is_named_is_there(build):
     for pod in build.pods:
         assert pod.spec["serviceAccountName"] in build.of("ServiceAccount"), pod.name
         volumes = pod.spec.get("volumes", [])
-        # Of the volumes that restricted pod security allows; another kind would name something.
-        assert all(volume.keys() == {"name", "emptyDir"} for volume in volumes), pod.name
+        # Of the volumes that restricted pod security allows.
+        assert all(volume.keys() <= {"name", "emptyDir", "configMap"} for volume in volumes), pod.name
+        assert {volume["configMap"]["name"] for volume in volumes if "configMap" in volume} <= maps.keys(), pod.name
         kind, owner = pod.name.split()[:2]
         claims = [claim["metadata"] for claim in build.of(kind)[owner]["spec"].get("volumeClaimTemplates", [])]
         for container in pod.containers:
@@ -88,6 +94,8 @@ def test_what_is_named_is_there(build):
             for variable in container.get("env", []):
                 if key := variable.get("valueFrom", {}).get("secretKeyRef"):
                     assert key["key"] in SECRETS[key["name"]], pod.name
+                if key := variable.get("valueFrom", {}).get("configMapKeyRef"):
+                    assert key["key"] in maps[key["name"]]["data"], pod.name
 
 
 def test_everything_is_in_the_namespace(build):
@@ -205,6 +213,25 @@ def test_mlflow_finds_its_database(build):
     port = build.of("Service")["postgres"]["spec"]["ports"][0]["port"]
     where = f"{said['POSTGRES_USER']}@postgres:{port}/{said['POSTGRES_DB']}"
     assert f"--backend-store-uri=postgresql+psycopg2://{where}" in mlflow["args"]
+
+
+def test_mlflow_asks_who_is_there(build):
+    (mlflow,) = build.of("Deployment")["mlflow"]["spec"]["template"]["spec"]["containers"]
+    said = {each["name"]: each for each in mlflow["env"]}
+    folder, _, file = said["MLFLOW_AUTH_CONFIG_PATH"]["value"].rpartition("/")
+    assert folder in {mount["mountPath"] for mount in mlflow["volumeMounts"] if mount["name"] == "auth"}
+    settings = configparser.ConfigParser()
+    settings.read_string(build.of("ConfigMap")["mlflow"]["data"][file])
+    assert "--app-name=basic-auth" in mlflow["args"]
+    assert settings["mlflow"]["default_permission"] == "NO_PERMISSIONS"
+    assert f"--backend-store-uri={settings['mlflow']['database_uri']}" in mlflow["args"]
+    # Who logs has the password that it was started with, and no other key of it.
+    assert said["MLFLOW_AUTH_ADMIN_USERNAME"]["valueFrom"]["configMapKeyRef"]["key"] == "MLFLOW_TRACKING_USERNAME"
+    password = said["MLFLOW_AUTH_ADMIN_PASSWORD"]["valueFrom"]
+    for pod in build.pods:
+        if pod.component in ("head", "worker"):
+            (ray,) = pod.spec["containers"]
+            assert ray["env"] == [{"name": "MLFLOW_TRACKING_PASSWORD", "valueFrom": password}], pod.name
 
 
 def test_the_jobs_are_these(whole):
