@@ -110,7 +110,6 @@ def fit(
         )
         if log or follow or save:
             train.check(saved)
-            ranks.agree(network)
         if log and ranks.rank == 0:
             reporter.report(state.step, train.metrics() | meter.metrics(state.step) | data_metrics())
         if follow:

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from srcluster.training.batch_norm import over_all_ranks
+
 __all__ = ["Ranks"]
 
 
@@ -32,23 +34,13 @@ class Ranks:
         return self.rank >= self.world
 
     def wrap(self, network: nn.Module) -> nn.Module:
-        """The network with its gradients averaged over the ranks.
-
-        Batch norm takes its statistics over each rank's own patches, so that with it the number of ranks is part of
-        the experiment.
-        """
+        """The network with its gradients averaged over the ranks, and with the batch norm of the whole batch."""
         if self.world == 1:
             return network
+        over_all_ranks(network, self.group)
         return DistributedDataParallel(
-            network, process_group=self.group, broadcast_buffers=False, gradient_as_bucket_view=True
+            network, process_group=self.group, forward_sync_buffers=False, gradient_as_bucket_view=True
         )
-
-    def agree(self, network: nn.Module) -> None:
-        """Give every rank the mean of the ranks' running statistics, which each has of its own patches."""
-        for layer in network.modules():
-            if isinstance(layer, nn.BatchNorm2d):
-                for statistic in (layer.running_mean, layer.running_var):
-                    statistic.copy_(self.gather(statistic).mean(0))
 
     def gather(self, values: Tensor) -> Tensor:
         """Every rank's values, the same number each, on every rank: world x ..."""
