@@ -1,5 +1,6 @@
 """One run from its recipe to its result, whoever started it: data, training, storage and MLflow brought together."""
 
+import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -25,6 +26,9 @@ from srcluster.training.ranks import Ranks
 from srcluster.training.store import RunStore
 
 __all__ = ["log_baseline", "publish", "train"]
+
+# A sweep's trials follow each other in one process, and BSD100 takes seconds.
+_benchmarks = functools.lru_cache(1)(benchmarks.load_all)
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def train(
     if run:
         _check_room(recipe)
     stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, rank=ranks.rank, world=ranks.world)
-    measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
+    measured = _benchmarks(recipe.evaluation.benchmarks, recipe.scale)
     if run:
         _describe(run, recipe, stream, measured)
     try:
