@@ -41,7 +41,8 @@ class Progress(tune.Callback):
 
     def __init__(self, score: str):
         self.score = score
-        self.latest: dict[str, float] = {}
+        self.latest: dict[int, float] = {}
+        """By the trials' numbers."""
         self.live: Live | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -62,7 +63,7 @@ class Progress(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list, trial, result: Mapping[str, Any], **info) -> None:
         if self.score in result:
-            self.latest[trial.trial_id] = result[self.score]
+            self.latest[trial.config["trial"]["index"]] = result[self.score]
             # Where it stops is said when it has stopped.
             if self.live is None and result["step"] != trial.config["trial"]["until"]:
                 self._line(trial, f"step {result['step']:>6}   {self.score} {result[self.score]:.2f} dB")
@@ -88,9 +89,11 @@ class Progress(tune.Callback):
     def _table(self, trials: list) -> Table:
         table = Table("trial", "state", "step", self.score)
         # The last of a trial's jobs.
-        for trial in {trial.config["trial"]["index"]: trial for trial in trials}.values():
-            step, score = (trial.last_result or {}).get("step", ""), self.latest.get(trial.trial_id)
-            table.add_row(_label(trial), trial.status.lower(), str(step), f"{score:.2f}" if score else "")
+        for index, trial in {trial.config["trial"]["index"]: trial for trial in trials}.items():
+            step, score = (trial.last_result or {}).get("step", ""), self.latest.get(index)
+            waits = trial.status == "TERMINATED" and step == trial.config["trial"]["until"]
+            state = "waiting" if waits else trial.status.lower()
+            table.add_row(_label(trial), state, str(step), f"{score:.2f}" if score else "")
         return table
 
 
