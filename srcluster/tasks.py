@@ -51,6 +51,9 @@ def starmap(
     """
     _reach(address)
     ray.init(address, log_to_driver=False, logging_level="warning")
+    free = ray.available_resources()
+    if free.get("CPU", 0) < 1 or free.get("GPU", 0) < gpus:
+        print(f"the cluster at {address} is busy: waiting for room (--address none: on this machine alone)", flush=True)
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(function)
     calls, running = iter(calls), []
     try:
