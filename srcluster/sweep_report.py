@@ -155,7 +155,7 @@ def conclude(
             parent.tag(model=model)
             print(f"the best: {model} in MLflow, {storage.join(store.url, 'model.safetensors')}")
         print(f"pictures: {folder} where this runs, and the artifacts of {folder.name} in MLflow")
-    columns = [f"best/{key}" for key in scores]
+    columns = [f"best/{key}" for key in scores] + [score] * any(one.state == "stopped" for one in ended)
     varied = list(dict.fromkeys(key for one in ended for key in one.trial.chosen))
     print(f"in MLflow, side by side: {tracking.table_page(parent.experiment_id, columns, varied)}")
     print(f"       learning curves: {tracking.charts_page(parent.experiment_id, score)}", flush=True)
