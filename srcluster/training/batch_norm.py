@@ -38,7 +38,6 @@ class TogetherNorm(nn.BatchNorm2d):
         super().__init__(alone.num_features, alone.eps, alone.momentum, device="meta")
         self._parameters, self._buffers, self.group = alone._parameters, alone._buffers, group
 
-    @torch.compiler.disable
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
