@@ -202,8 +202,9 @@ class Shell:
     def wait_for(self, condition: Callable[[], bool], process: subprocess.Popen, timeout_s: float = 180) -> None:
         deadline = time.monotonic() + timeout_s
         while not condition():
+            if time.monotonic() > deadline:
+                process.kill()
             assert process.poll() is None, self.finish(process)
-            assert time.monotonic() < deadline
             time.sleep(0.5)
 
 

@@ -30,7 +30,8 @@ def plan(tmp_path: Path, **content):
 def test_every_shipped_sweep_runs_dry(path):
     command = [sys.executable, "-m", "srcluster.sweep", str(path), "--dry-run"]
     printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
-    assert len(printed.splitlines()) == 4 + len(load_sweep(path).trials())
+    sweep = load_sweep(path)
+    assert len(printed.splitlines()) == 4 + len(sweep.trials()) + bool(sweep.scheduler)
 
 
 def test_grids_multiply_and_samples_repeat(tmp_path):
