@@ -18,6 +18,7 @@ from srcluster.sweep_plan import Sweep, SweepError, Trial, ladder
 from srcluster.sweep_queue import Queue, Watch
 from srcluster.sweep_report import Outcome, Progress, conclude, trial_folder
 from srcluster.sweep_trial import run_trial
+from srcluster.tasks import tell_if_full
 
 __all__ = ["run"]
 
@@ -171,4 +172,5 @@ def _slots(plan: Sweep, trials: int) -> int | None:
             f"a trial takes {plan.resources}, and the cluster has {held.get('CPU', 0):g} CPU and "
             f"{held.get('GPU', 0):g} GPU: lower it with --workers, --cpus and --gpus"
         )
+    tell_if_full({kind: amount * plan.resources.workers for kind, amount in wanted.items()})
     return min(slots, trials)

@@ -1,9 +1,12 @@
-"""One function called many times, as tasks on a Ray cluster. Ray reads its environment when this is imported."""
+"""One function called many times, as tasks on a Ray cluster, and what to say of a full one.
+
+Ray reads its environment when this is imported.
+"""
 
 import copy
 import itertools
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import ray
@@ -11,7 +14,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from srcluster.errors import UserError
 
-__all__ = ["TaskError", "starmap"]
+__all__ = ["TaskError", "starmap", "tell_if_full"]
 
 _RETRIES = 3
 """How often a task whose process or node died is begun again."""
@@ -51,9 +54,7 @@ def starmap(
     """
     _reach(address)
     ray.init(address, log_to_driver=False, logging_level="warning")
-    free = ray.available_resources()
-    if free.get("CPU", 0) < 1 or free.get("GPU", 0) < gpus:
-        print(f"the cluster at {address} is busy: waiting for room (--address none: on this machine alone)", flush=True)
+    tell_if_full({"CPU": 1, "GPU": gpus}, " (--address none: on this machine alone)")
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(function)
     calls, running = iter(calls), []
     try:
@@ -69,6 +70,13 @@ def starmap(
     finally:
         # Also ends what still runs.
         ray.shutdown()
+
+
+def tell_if_full(wanted: Mapping[str, float], advice: str = "") -> None:
+    """Say that what is wanted of the cluster is not free now: who waits for it in silence seems to hang."""
+    free = ray.available_resources()
+    if any(free.get(kind, 0) < amount for kind, amount in wanted.items()):
+        print(f"the cluster has no room yet: waiting until it has{advice}", flush=True)
 
 
 def _reach(address: str) -> None:

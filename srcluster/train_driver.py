@@ -22,6 +22,7 @@ from srcluster.data.stream import open_stream
 from srcluster.errors import UserError
 from srcluster.progress import print_wide
 from srcluster.recipe import Recipe
+from srcluster.tasks import tell_if_full
 from srcluster.train_group import Strangers
 from srcluster.train_worker import Mailbox, work
 from srcluster.training.lease import Lease, LeaseError
@@ -108,6 +109,7 @@ def _train(
     with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment) as run, tracking.alive(run):
         print(f"{name}: {recipe.steps} steps on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(run.experiment_id)}", flush=True)
+        tell_if_full({kind: amount * fleet.fewest for kind, amount in _resources(recipe, fleet).items()})
         with ThreadPoolExecutor(1) as meanwhile:
             baseline = meanwhile.submit(session.log_baseline, EXPERIMENT, measured, recipe.scale)
 
@@ -189,8 +191,7 @@ def fit(
     # On another node it might be lost with it.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     mailbox = Mailbox.options(scheduling_strategy=here).remote()
-    cpus = fleet.cpus or _equal_share(recipe, fleet)
-    resources = {"CPU": cpus} | ({"GPU": 1} if fleet.gpu else {})
+    resources = _resources(recipe, fleet)
     trainer = TorchTrainer(
         work,
         train_loop_config={
@@ -198,7 +199,7 @@ def fit(
             "store": store.url,
             "run": run_id,
             "until": until,
-            "threads": cpus,
+            "threads": resources["CPU"],
             "mailbox": mailbox,
         },
         torch_config=Strangers(),
@@ -238,10 +239,11 @@ def fit(
     return outcome
 
 
-def _equal_share(recipe: Recipe, fleet: Fleet) -> int:
+def _resources(recipe: Recipe, fleet: Fleet) -> dict[str, int]:
+    """What each worker takes of the cluster."""
     if fleet.gpu:
-        return 1 + recipe.data.workers
-    return max(1, int(ray.cluster_resources().get("CPU", 0)) // fleet.most)
+        return {"CPU": fleet.cpus or 1 + recipe.data.workers, "GPU": 1}
+    return {"CPU": fleet.cpus or max(1, int(ray.cluster_resources().get("CPU", 0)) // fleet.most)}
 
 
 def _cause(error: train.TrainingFailedError) -> str:

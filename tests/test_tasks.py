@@ -42,7 +42,7 @@ sys.stdin.read()
 
 
 @pytest.mark.cluster
-def test_a_busy_cluster_is_waited_for_and_said_to_be(shell):
+def test_a_full_cluster_is_waited_for_and_said_to_be(shell):
     environment = os.environ | shell.cluster.environment()
     with subprocess.Popen(
         [sys.executable, "-c", BUSY, shell.cluster.ray_address],
@@ -53,7 +53,7 @@ def test_a_busy_cluster_is_waited_for_and_said_to_be(shell):
     ) as holder:
         assert "held" in holder.stdout.readline()
         evaluation = shell.start("srcluster.evaluate", "nearest", "--on", "pieces", "--address", "local")
-        assert "is busy: waiting for room (--address none" in evaluation.stdout.readline()
+        assert "has no room yet: waiting until it has (--address none" in evaluation.stdout.readline()
         assert evaluation.poll() is None
     assert "nearest" in shell.finish(evaluation)
     assert evaluation.returncode == 0
