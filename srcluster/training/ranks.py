@@ -37,7 +37,7 @@ class Ranks:
         """The network with its gradients averaged over the ranks, and with the batch norm of the whole batch."""
         if self.world == 1:
             return network
-        over_all_ranks(network, self.group)
+        over_all_ranks(network, self)
         return DistributedDataParallel(
             network, process_group=self.group, forward_sync_buffers=False, gradient_as_bucket_view=True
         )

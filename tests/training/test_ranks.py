@@ -119,29 +119,25 @@ def test_two_ranks_end_as_one_does(tmp_path, changes):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_batch_norm_together_is_batch_norm(tmp_path, dtype):
+def test_batch_norm_together_is_batch_norm(dtype):
     """Of one rank it is torch's own: output, gradients, and what it keeps."""
-    distributed.init_process_group("gloo", f"file://{tmp_path}/meeting", rank=0, world_size=1)
-    try:
-        torch.manual_seed(0)
-        alone = nn.BatchNorm2d(3)
-        nn.init.normal_(alone.weight)
-        together = nn.Sequential(deepcopy(alone))
-        over_all_ranks(together, None)
-        assert isinstance(together[0], TogetherNorm)
-        x, seed = torch.randn(4, 3, 8, 8).mul(3).add(5).to(dtype), torch.randn(4, 3, 8, 8).to(dtype)
-        ends = []
-        for network in (alone, together):
-            leaf = x.clone().requires_grad_()
-            y = network(leaf)
-            y.backward(seed)
-            ends.append([y, leaf.grad, *(weight.grad for weight in network.parameters()), *network.buffers()])
-            ends[-1].append(network.eval()(x))
-        tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
-        torch.testing.assert_close(*ends, **tolerance)
-        assert list(together.state_dict()) == [f"0.{name}" for name in alone.state_dict()]
-    finally:
-        distributed.destroy_process_group()
+    torch.manual_seed(0)
+    alone = nn.BatchNorm2d(3)
+    nn.init.normal_(alone.weight)
+    together = nn.Sequential(deepcopy(alone))
+    over_all_ranks(together, Ranks(0, 1))
+    assert isinstance(together[0], TogetherNorm)
+    x, seed = torch.randn(4, 3, 8, 8).mul(3).add(5).to(dtype), torch.randn(4, 3, 8, 8).to(dtype)
+    ends = []
+    for network in (alone, together):
+        leaf = x.clone().requires_grad_()
+        y = network(leaf)
+        y.backward(seed)
+        ends.append([y, leaf.grad, *(weight.grad for weight in network.parameters()), *network.buffers()])
+        ends[-1].append(network.eval()(x))
+    tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 0.02, "atol": 0.02}
+    torch.testing.assert_close(*ends, **tolerance)
+    assert list(together.state_dict()) == [f"0.{name}" for name in alone.state_dict()]
 
 
 def test_a_rank_that_diverges_ends_all(tmp_path):
