@@ -6,10 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -250,22 +251,23 @@ class RayCluster:
         for node in self.nodes:
             self.kill(node)
         # For whoever reads why a test failed.
-        for log in (self.folder / "nodes.log", *self.folder.glob("session_latest/logs/gcs_server.*")):
-            print(f"{log}:\n{log.read_text()[-3000:]}")
+        print((self.folder / "nodes.log").read_text())
 
 
 @pytest.fixture
-def ray_cluster(shell, tmp_path_factory) -> Iterator[Callable[..., RayCluster]]:
+def ray_cluster(shell) -> Iterator[Callable[..., RayCluster]]:
     """Starts a cluster, its head with some options of `ray start`."""
-    begun = []
+    with ExitStack() as stack:
 
-    def begin(*options: str) -> RayCluster:
-        begun.append(RayCluster(shell, tmp_path_factory.mktemp("r"), *options))
-        return begun[-1]
+        def begin(*options: str) -> RayCluster:
+            # Paths of sockets end at 107 bytes, of which Ray's own part is 70: pytest's folders are too deep. Where the
+            # dashboard can't open its socket it ends, and after a minute the whole head.
+            short = tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True)
+            cluster = RayCluster(shell, Path(stack.enter_context(short)), *options)
+            stack.callback(cluster.end)
+            return cluster
 
-    yield begin
-    for cluster in begun:
-        cluster.end()
+        yield begin
 
 
 @pytest.fixture(scope="session")
