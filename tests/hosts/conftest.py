@@ -283,6 +283,8 @@ def net(tmp_path_factory) -> Iterator[Net]:
             patch.delenv(name)
         for name, value in net.environment.items():
             patch.setenv(name, value)
+        # The tests ask it themselves, by connections that a pulled cable may have left dead.
+        patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         net.serve()
         net.start_ray(net.head)
         net.wait_for(lambda: answers(f"http://{net.services.address}:8333/healthz"))
