@@ -1,8 +1,10 @@
 """A sweep's driver: settles what the trials read, hands them to Ray Tune, and concludes."""
 
 import functools
+import logging
 import math
 import os
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +16,14 @@ from ray.tune.execution import class_cache
 
 from srcluster import session, settle, storage, tracking
 from srcluster.data import benchmarks
+from srcluster.data.benchmarks import Benchmark
 from srcluster.sweep_plan import Sweep, SweepError, Trial, ladder
 from srcluster.sweep_queue import Queue, Watch
-from srcluster.sweep_report import Outcome, Progress, conclude, trial_folder
+from srcluster.sweep_report import Outcome, Progress, conclude
+from srcluster.sweep_table import latest
 from srcluster.sweep_trial import run_trial
 from srcluster.tasks import tell_if_full
+from srcluster.training.lease import Lease, LeaseError
 
 __all__ = ["run"]
 
@@ -45,23 +50,28 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         SweepError: There is nothing to resume, or no trial fits into the cluster.
         StorageError: SRCLUSTER_STORAGE can't be written to.
         TrackingError: No MLflow server answers.
+        LeaseError: Another driver took the sweep over.
     """
     home = settle.home("sweeps")
     trials = [replace(trial, recipe=settle.settled(trial.recipe)) for trial in trials]
     recipe = trials[0].recipe
     measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
-    name = _name(home, plan, trials, resume, once)
+    place = storage.join(home, _name(home, plan, trials, resume, once))
+    with Lease(place, functools.partial(print, flush=True)) as lease:
+        return _run(file, plan, trials, address, place, measured, lease)
+
+
+def _run(
+    file: Path, plan: Sweep, trials: list[Trial], address: str, place: str, measured: list[Benchmark], lease: Lease
+) -> Outcome:
+    name, scale = place.rpartition("/")[2], trials[0].recipe.scale
     environment = tracking.environment_tags()
-    # Tune's banner is shown whatever the verbosity; it warns of the snapshots that make a sweep resumable; and it would
-    # ask a queue for one trial more than the cluster holds, so that a cluster that grows would by one at a time.
-    os.environ |= {
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-        "TUNE_MAX_PENDING_TRIALS_PG": str(len(trials)),
-    }
+    # Tune's banner is shown whatever the verbosity; and it would ask a queue for one trial more than the cluster holds,
+    # so that a cluster that grows would by one at a time.
+    os.environ |= {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_MAX_PENDING_TRIALS_PG": str(len(trials))}
     # Tune would hand the keys of S3 to each trial's actor, and so to Ray's logs. The nodes have their own.
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if name.startswith("AWS_")}
-    ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": settle.said()})
+    settle.connect(address)
     slots = _slots(plan, len(trials))
     tracking.end_abandoned(plan.name)
     tags = {"srcluster.sweep": "true", **environment}
@@ -69,11 +79,22 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         parent.text(file.read_text(), file.name)
         print(f"{name}: {ladder(plan, trials)} on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
-        place, bicubic = storage.join(home, name), {"parent": parent.id, "key": f"{name}/bicubic"}
-        with ThreadPoolExecutor(1) as meanwhile:
-            baseline = meanwhile.submit(session.log_baseline, plan.name, measured, recipe.scale, **bicubic)
-            results = _tuner(plan, trials, place, parent.id, slots, resume or once).fit()
-        outcome = conclude(len(trials), results, baseline.result(), parent, place, Path("results", name))
+        bicubic = {"parent": parent.id, "key": f"{name}/bicubic"}
+        score = f"psnr_y/{measured[0].name}"
+        queue = Queue(plan, trials, score, place, functools.partial(_config, plan, place, parent.id))
+        if known := latest(queue.earlier):
+            print(f"{len(known)} of {len(trials)} trials have run before", flush=True)
+        # Nothing that Tune keeps is needed to continue: it would have to be unpickled. Tune's advice is to do so.
+        logging.getLogger("ray.tune.tune").setLevel(logging.ERROR)
+        with ThreadPoolExecutor(1) as meanwhile, tempfile.TemporaryDirectory(prefix="srcluster-") as folder:
+            baseline = meanwhile.submit(session.log_baseline, plan.name, measured, scale, **bicubic)
+            try:
+                _tuner(queue, slots, folder, lease).fit()
+            except LeaseError:
+                # The run in MLflow is the other's as well.
+                parent.close(timeout_s=10)
+                raise
+        outcome = conclude(len(trials), queue.ended(), baseline.result(), parent, place, Path("results", name))
     ray.shutdown()
     return outcome
 
@@ -93,15 +114,9 @@ def _name(home: str, plan: Sweep, trials: list[Trial], resume: bool, once: bool)
     return name
 
 
-def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, slots: int | None, resume: bool) -> tune.Tuner:
-    resources = plan.resources
+def _tuner(queue: Queue, slots: int | None, folder: str, lease: Lease) -> tune.Tuner:
+    resources = queue.plan.resources
     alone = {"CPU": resources.cpu, "GPU": resources.gpu}
-    trainable = tune.with_resources(run_trial, alone if resources.workers == 1 else _DRIVER)
-    if resume and tune.Tuner.can_restore(place):
-        return tune.Tuner.restore(place, trainable, resume_errored=True)
-    home, _, name = place.rpartition("/")
-    score = f"psnr_y/{Path(trials[0].recipe.evaluation.benchmarks[0]).name}"
-    configure = functools.partial(_config, plan, place, parent_id)
     fleet = {
         "fewest": resources.workers,
         "most": resources.workers,
@@ -109,21 +124,18 @@ def _tuner(plan: Sweep, trials: list[Trial], place: str, parent_id: str, slots: 
         "gpu": resources.gpu > 0,
         "retries": _RETRIES,
     }
-    queue = Queue(plan, trials, score, place, configure)
     return tune.Tuner(
-        trainable,
+        tune.with_resources(run_trial, alone if resources.workers == 1 else _DRIVER),
         param_space={"fleet": fleet},
         tune_config=tune.TuneConfig(
             search_alg=queue,
             num_samples=-1,  # As many as the queue gives.
             max_concurrent_trials=slots,
-            trial_dirname_creator=_folder,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
-            name=name,
-            storage_path=home,
-            callbacks=[Progress(score), Watch(queue)],
+            storage_path=folder,
+            callbacks=[Progress(queue.score), Watch(queue, lease.check)],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=_RETRIES),
         ),
@@ -141,13 +153,8 @@ def _config(plan: Sweep, place: str, parent_id: str, trial: Trial, until: int | 
         "parent": parent_id,
         "key": f"{place.rpartition('/')[2]}/{trial.index}",
         "home": place,
-        "name": trial_folder(trial),
+        "name": trial.folder,
     }
-
-
-def _folder(trial) -> str:
-    index, until = (trial.config["trial"][key] for key in ("index", "until"))
-    return f"trial-{index:04d}" + (f"-to-{until}" if until else "")
 
 
 def _slots(plan: Sweep, trials: int) -> int | None:

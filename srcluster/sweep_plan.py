@@ -211,6 +211,11 @@ class Trial:
         """What was chosen, in words."""
         return label_of(self.chosen)
 
+    @property
+    def folder(self) -> str:
+        """The name of the folder of its files, below that of the sweep."""
+        return f"run-{self.index:04d}"
+
 
 def label_of(chosen: Mapping[str, str]) -> str:
     """Values of dotted keys, in words: `adam lr=0.001`."""

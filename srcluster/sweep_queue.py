@@ -21,6 +21,7 @@ from srcluster import settle, storage
 from srcluster.errors import UserError
 from srcluster.sweep_plan import Sweep, Trial
 from srcluster.sweep_table import Ended, latest
+from srcluster.training.store import RunStore
 
 __all__ = ["Queue", "Watch", "promotion"]
 
@@ -53,8 +54,8 @@ def promotion(
 class Queue(Searcher):
     """Gives Tune the trials of a sweep, each as far as it is to run.
 
-    It keeps nothing: what came of the earlier jobs is read from Tune's own record of them each time, so that a sweep
-    is continued with all that was learned.
+    A sweep is continued with all that was learned: what trials came to under an earlier driver is in their own files.
+    What failed there is tried again.
 
     Args:
         plan: The sweep.
@@ -75,6 +76,8 @@ class Queue(Searcher):
         super().__init__()
         self.plan, self.drawn, self.score, self.place, self.configure = plan, drawn, score, place, configure
         self.rungs = [*plan.rungs(drawn), None]
+        self.earlier = self._earlier()
+        """Jobs that came to their end under an earlier driver."""
         self.jobs: list = []
         """Tune's trials, of which a `Watch` tells."""
         self.slots = len(drawn)
@@ -83,14 +86,15 @@ class Queue(Searcher):
         self.slots = max_concurrent
         return True
 
+    def ended(self) -> list[Ended]:
+        """Every job; those that still run are `killed`."""
+        return [*self.earlier, *map(Ended.of, self.jobs)]
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         running = sum(not job.is_finished() for job in self.jobs)
         if running >= self.slots:
             return None
-        jobs = [
-            Ended.of(job.config["trial"], job.last_result, "its process died" if job.status == "ERROR" else None)
-            for job in self.jobs
-        ]
+        jobs = self.ended()
         begun = latest(jobs)
         if len(begun) < len(self.drawn):
             following = self._new(begun), self.rungs[0]
@@ -102,23 +106,42 @@ class Queue(Searcher):
             return {"trial": self.configure(*following)}
         return None if running else Searcher.FINISHED
 
+    def _earlier(self) -> list[Ended]:
+        jobs = []
+        for trial in filter(None, map(self._known, self.drawn)):
+            store = RunStore(storage.join(self.place, trial.folder))
+            for until in self.rungs:
+                if not (metrics := store.result(until)):
+                    break
+                metrics = {"step": until or trial.recipe.steps, **metrics}
+                jobs.append(Ended(trial, until, "stopped" if until else "finished", metrics, ""))
+        return jobs
+
     def _new(self, begun: Sequence[Ended]) -> Trial:
-        trial = self.drawn[len(begun)]
-        if not self.plan.search or trial.index < self.plan.search.startup:
-            return trial
-        place = storage.join(self.place, "suggested", f"{trial.index:04d}.json")
-        # Tune keeps a trial seconds after it began: killed before, it asks again for what has files already.
-        if storage.exists(place):
-            return self._trial(trial.index, json.loads(storage.read(place)))
+        taken = {one.trial.index for one in begun}
+        drawn = next(trial for trial in self.drawn if trial.index not in taken)
+        if known := self._known(drawn):
+            return known
         # Optuna is not everywhere.
         from srcluster.sweep_search import suggest
 
         try:
-            trial = self._trial(trial.index, suggest(self.plan, begun, self.score))
+            trial = self._trial(drawn.index, suggest(self.plan, begun, self.score))
         except UserError as error:
-            print(f"trial {trial.index} is drawn at random, since TPE's choice is not valid: {error}", flush=True)
-        storage.write(place, json.dumps(trial.values).encode())
+            print(f"trial {drawn.index} is drawn at random, since TPE's choice is not valid: {error}", flush=True)
+            trial = drawn
+        storage.write(self._suggestion(trial), json.dumps(trial.values).encode())
         return trial
+
+    def _known(self, drawn: Trial) -> Trial | None:
+        """The trial that stands in this place, where no search has yet to say which."""
+        if not self.plan.search or drawn.index < self.plan.search.startup:
+            return drawn
+        place = self._suggestion(drawn)
+        return self._trial(drawn.index, json.loads(storage.read(place))) if storage.exists(place) else None
+
+    def _suggestion(self, trial: Trial) -> str:
+        return storage.join(self.place, "suggested", f"{trial.index:04d}.json")
 
     def _trial(self, index: int, values: Mapping[str, Any]) -> Trial:
         trial = self.plan.trial(index, values)
@@ -135,10 +158,14 @@ class Queue(Searcher):
 
 
 class Watch(tune.Callback):
-    """Shows a queue all jobs, which Tune would not."""
+    """Shows a queue all jobs, which Tune would not; and what `check` raises ends the sweep."""
 
-    def __init__(self, queue: Queue):
-        self.queue = queue
+    def __init__(self, queue: Queue, check: Callable[[], None]):
+        self.queue, self.check = queue, check
+
+    def __getstate__(self) -> None:
+        """Tune keeps a copy of its callbacks, for a use that is not made of it."""
 
     def on_step_begin(self, iteration: int, trials: list, **info) -> None:
         self.queue.jobs = trials
+        self.check()

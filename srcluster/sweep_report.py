@@ -24,12 +24,7 @@ from srcluster.sweep_table import Ended, Rows, best_first, latest, markdown, ove
 from srcluster.training.evaluation import restore
 from srcluster.training.store import RunStore
 
-__all__ = ["Outcome", "Progress", "conclude", "trial_folder"]
-
-
-def trial_folder(trial: Trial) -> str:
-    """The folder of a trial's files, below that of its sweep."""
-    return f"run-{trial.index:04d}"
+__all__ = ["Outcome", "Progress", "conclude"]
 
 
 class Progress(tune.Callback):
@@ -44,10 +39,6 @@ class Progress(tune.Callback):
         self.latest: dict[int, float] = {}
         """By the trials' numbers."""
         self.live: Live | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        # Tune saves its callbacks with the sweep, and a terminal is not to be continued.
-        return self.__dict__ | {"live": None}
 
     def on_step_end(self, iteration: int, trials: list, **info) -> None:
         if sys.stdout.isatty():
@@ -111,7 +102,7 @@ class Outcome:
 
 def conclude(
     count: int,
-    results: tune.ResultGrid,
+    jobs: Iterable[Ended],
     bicubic: Mapping[str, float],
     parent: tracking.Run,
     place: str,
@@ -121,16 +112,16 @@ def conclude(
 
     Args:
         count: How many trials were to be.
-        results: Tune's.
+        jobs: All of them.
         bicubic: The baseline's metrics.
         parent: The sweep's run in MLflow.
         place: URL of the sweep's files.
         folder: Where the pictures go.
     """
-    ended = latest(Ended.of(one.config["trial"], one.metrics, one.error) for one in results if one.config)
-    children = {child.key.rpartition("/")[2]: child for child in tracking.children(parent.id)}
-    _close_runs(ended, children)
+    ended = latest(jobs)
     interrupted = len(ended) < count or any(one.state == "killed" for one in ended)
+    children = {child.key.rpartition("/")[2]: child for child in tracking.children(parent.id)}
+    _close_runs(ended, children, interrupted)
     score, *_ = scores = scores_of(bicubic)
     ended = best_first(ended, score)
     finished = [one for one in ended if one.state == "finished"]
@@ -149,7 +140,7 @@ def conclude(
         _keep(_comparison(best.trial, place), parent, folder / "comparison.png")
         if not interrupted:
             _plot(ended, children, bicubic, score, parent, folder)
-            store = RunStore(storage.join(place, trial_folder(best.trial)))
+            store = RunStore(storage.join(place, best.trial.folder))
             metrics = {key: value for key, value in best.metrics.items() if key.startswith("best/")}
             model = session.publish(best.trial.recipe, children[str(best.trial.index)].id, store, metrics)
             parent.tag(model=model)
@@ -164,16 +155,19 @@ def conclude(
     return Outcome(bool(finished), interrupted)
 
 
-def _close_runs(ended: Iterable[Ended], children: Mapping[str, tracking.RunInfo]) -> None:
+def _close_runs(ended: Iterable[Ended], children: Mapping[str, tracking.RunInfo], interrupted: bool) -> None:
     """Say of each run how its trial ended, where the trial's process could not: after ASHA, Ctrl-C or an accident."""
     for one in ended:
         child = children.get(str(one.trial.index))
-        if child and (one.state == "stopped" or child.status == "RUNNING"):
+        status = {"failed": "FAILED", "killed": "KILLED"}.get(one.state, "FINISHED")
+        # What waits at a rung as a sweep is interrupted may still go on.
+        by_asha = one.state == "stopped" and not interrupted
+        if child and (by_asha or child.status != status):
             run = tracking.Run.attach(child.id)
-            if one.state == "stopped":
+            if by_asha:
                 run.tag(stopped_by="asha")
-            if child.status == "RUNNING":
-                run.end({"failed": "FAILED", "killed": "KILLED"}.get(one.state, "FINISHED"))
+            if child.status != status:
+                run.end(status)
             run.close()
 
 
@@ -205,7 +199,7 @@ def _comparison(trial: Trial, place: str) -> Image.Image:
     benchmark = benchmarks.load(recipe.evaluation.benchmarks[0], recipe.scale)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
-        storage.download(storage.join(place, trial_folder(trial), file.name), file)
+        storage.download(storage.join(place, trial.folder, file.name), file)
         _, network = load_model(file)
     shown = benchmark.images[: max(recipe.evaluation.pictures, 1)]
     return grid(

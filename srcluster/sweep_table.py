@@ -28,16 +28,12 @@ class Ended:
     error: str
 
     @classmethod
-    def of(cls, trial: Mapping[str, Any], metrics: Mapping[str, Any] | None, error: object) -> "Ended":
-        """What Tune has of a job.
-
-        Args:
-            trial: See `run_trial`.
-            metrics: The last that it reported.
-            error: What ended its process; None if nothing did.
-        """
-        metrics = metrics or {}
-        error = metrics.get("error") or (str(error).strip().splitlines()[-1] if error else "")
+    def of(cls, job) -> "Ended":
+        """What Tune has of a job, a trial in its words."""
+        trial, metrics = job.config["trial"], job.last_result or {}
+        error = metrics.get("error", "")
+        if job.status == "ERROR":
+            error = (job.get_error() or "its process died").strip().splitlines()[-1]
         if error:
             state = "failed"
         elif "best/step" in metrics:

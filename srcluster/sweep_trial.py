@@ -29,7 +29,7 @@ def run_trial(config: dict[str, Any]) -> None:
     trial, fleet = config["trial"], Fleet(**config["fleet"])
     recipe, until = Recipe.model_validate(trial["recipe"]), trial["until"]
     store = RunStore(f"{trial['home']}/{trial['name']}", recipe.checkpoint.keep)
-    # A sweep is continued from what its killed driver knew seconds before: a trial may have ended since.
+    # A process may die after a trial's end and before Tune hears of it.
     if result := store.result(until):
         tune.report({"step": until or recipe.steps, **result})
         return
@@ -50,8 +50,7 @@ def run_trial(config: dict[str, Any]) -> None:
         run.end()
         tune.report({"step": until or recipe.steps, **result})
     except UserError as error:
-        run.tag(**{"srcluster.error": str(error)})
-        run.end("FAILED")
+        run.fail(str(error))
         tune.report({"error": str(error)})
     finally:
         # At Ctrl-C this is left by an exit in the middle; how the run ended is for the driver to say.

@@ -2,7 +2,6 @@
 
 import functools
 import os
-import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -74,8 +73,6 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
     Raises:
         UserError: It can't be begun, continued or finished.
     """
-    # A pod that is deleted, or `ray job stop`.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     home = settle.home("runs")
     recipe = settle.settled(recipe)
     name = name or f"{recipe.name}-{recipe.digest()[:8]}"
@@ -103,7 +100,7 @@ def _train(
     os.environ |= {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
     if fleet.fewest < fleet.most:
         os.environ |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": _ROOM_S}
-    ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": settle.said()})
+    settle.connect(address)
     params = recipe.model_dump(mode="json")
     tracking.end_abandoned(EXPERIMENT)
     with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment) as run, tracking.alive(run):
@@ -127,11 +124,10 @@ def _train(
                 # The run in MLflow is the other's as well.
                 run.close(timeout_s=10)
                 raise
-            finally:
-                ray.shutdown()
+        # Not in the cases above: a training that still runs would end this process in the middle of them.
+        ray.shutdown()
         if error := outcome.get("error"):
-            run.tag(**{"srcluster.error": error})
-            run.end("FAILED")
+            run.fail(error)
             raise TrainError(error)
         _conclude(recipe, name, store, run, outcome["metrics"], baseline.result())
     return True

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from ray._private.runtime_env.packaging import create_package
 
 from srcluster import storage
@@ -73,9 +74,8 @@ def test_a_job_runs_once_and_gives_nothing_away(shell):
     """Listens at loopback alone, too."""
     password = "canary-of-a-password"
     canaries = [shell.cluster.secret_key, shell.cluster.ray_token_path.read_text(), password]
-    process = submit(
-        shell, SRCLUSTER_GIT_COMMIT="c0ffee", MLFLOW_TRACKING_USERNAME="me", MLFLOW_TRACKING_PASSWORD=password
-    )
+    own = {"SRCLUSTER_GIT_COMMIT": "c0ffee", "MLFLOW_TRACKING_USERNAME": "me", "MLFLOW_TRACKING_PASSWORD": password}
+    process = submit(shell, **own)
     kept = storage.join(f"s3://{shell.cluster.bucket}", "runs/submitted")
     shell.wait_for(lambda: "lease.json" in storage.names(kept), process)
     shell.wait_for(lambda: any("state.json" in name for name in storage.names(kept)), process)
@@ -95,11 +95,16 @@ def test_a_job_runs_once_and_gives_nothing_away(shell):
     assert again.returncode == 2
     assert "submitted is running: follow it with `ray job logs -f submitted`" in refused
 
-    printed = shell.finish(process)
+    # It is given the time to close its run, and is continued by the same command.
+    stop = [sys.executable, "-m", "ray.scripts.scripts", "job", "stop", "submitted"]
+    subprocess.run(stop, check=True, capture_output=True, timeout=60)
+    assert "interrupted; nothing is lost" in shell.finish(process)
+    assert process.returncode == 1
+    assert submitted().info.status == "KILLED"
+    assert "lease.json" not in storage.names(kept)
+    printed = shell.finish(process := submit(shell, **own))
     assert process.returncode == 0
-    (run,) = MlflowClient().search_runs(
-        [MlflowClient().get_experiment_by_name("train").experiment_id], "tags.`srcluster.key` = 'submitted'"
-    )
+    run = submitted()
     assert run.info.status == "FINISHED"
     assert run.data.tags["mlflow.source.git.commit"] == "c0ffee"
     for place, content in (("the terminal", printed.encode()), *said(shell)):
@@ -110,6 +115,12 @@ def test_a_job_runs_once_and_gives_nothing_away(shell):
     printed, _ = (again := submit(shell)).communicate(timeout=120)
     assert again.returncode == 0
     assert "submitted is finished" in printed
+
+
+def submitted() -> Run:
+    experiment = MlflowClient().get_experiment_by_name("train")
+    (run,) = MlflowClient().search_runs([experiment.experiment_id], "tags.`srcluster.key` = 'submitted'")
+    return run
 
 
 def command_lines() -> Iterator[str]:

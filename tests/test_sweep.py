@@ -1,5 +1,6 @@
 """Sweeps: what a file says, and a real one on the embedded cluster, stopped and continued in every way."""
 
+import json
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from srcluster import tracking
+from srcluster import storage, tracking
 from srcluster.errors import UserError
 from srcluster.local.services import _ray_folder
 from srcluster.models.saved import load_model
@@ -191,6 +192,7 @@ def test_asha_stops_the_worse_trials(shell):
     process.wait()
     printed = shell.finish(process := start(shell, "--resume", **halving))
     assert process.returncode == 0
+    assert "waiting until that ends, or was silent for 30 s" in printed
     assert "4 trials to step 10, the best 2 to 20, the best 1 to 40 (50% of all their steps)" in printed
     trials = [run for name, run in runs_of("halved").items() if name not in ("", "bicubic")]
     assert {run.status for run in trials} == {"FINISHED"}
@@ -208,6 +210,20 @@ def test_asha_stops_the_worse_trials(shell):
     assert any("runtime_env" in path.name for path in logs)
     for path in logs:
         assert shell.cluster.secret_key.encode() not in path.read_bytes(), path
+
+
+@pytest.mark.cluster
+def test_another_driver_takes_over(shell):
+    long = {"name": "taken", "overrides": {"steps": 5000}, "parameters": {"seed": {"grid": [1]}}}
+    process = start(shell, **long)
+    shell.wait_for(lambda: any("train/loss" in run.metrics for run in _children("taken")), process)
+    home = f"{shell.cluster.environment()['SRCLUSTER_STORAGE']}/sweeps"
+    (lease,) = (name for name in storage.names(home) if name.startswith("taken") and name.endswith("lease.json"))
+    storage.write(storage.join(home, lease), json.dumps({"id": "other", "who": "process 1 on other"}).encode())
+    printed = shell.finish(process)
+    assert process.returncode == 2
+    assert "was taken over by process 1 on other while this process could not be heard" in printed
+    assert runs_of("taken")[""].info.status == "RUNNING"
 
 
 @pytest.mark.cluster

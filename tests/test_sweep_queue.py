@@ -13,6 +13,7 @@ from ray.tune.experiment import Trial as Job
 from srcluster.sweep_plan import Sweep, SweepError, Trial, ladder
 from srcluster.sweep_queue import Queue
 from srcluster.sweep_table import Ended, latest
+from srcluster.training.store import RunStore
 
 needs_optuna = pytest.mark.skipif(not find_spec("optuna"), reason="the extra srcluster[tpe] is not installed")
 
@@ -46,21 +47,27 @@ def finished(trial: dict, score: float) -> Job:
 
 
 class Cluster:
-    """Runs what a queue gives in some slots; which job ends next is chance."""
+    """Runs what a queue gives in some slots, and keeps what came of it; which job ends next is chance."""
 
     def __init__(self, queue: Queue, scores: list[float | None], seed: int):
         self.queue, self.scores, self.random = queue, scores, random.Random(seed)
 
-    def run(self) -> list[Ended]:
-        """Everything; how a trial scores does not depend on the step, and one without a score diverges."""
+    def run(self, ends: int = 1 << 30) -> list[Ended]:
+        """Everything, or until so many have ended.
+
+        How a trial scores does not depend on the step, and one without a score diverges.
+        """
         while (trial := self.queue.suggest("id")) != Queue.FINISHED:
             if trial:
                 self.queue.jobs.append(job(trial["trial"], "RUNNING"))
                 assert len(self._running()) <= self.queue.slots
+            elif ends == 0:
+                break
             else:
                 self._end(self.random.choice(self._running()))
-        assert not self._running()
-        return [Ended.of(one.config["trial"], one.last_result, None) for one in self.queue.jobs]
+                ends -= 1
+        assert trial != Queue.FINISHED or not self._running()
+        return self.queue.ended()
 
     def _running(self) -> list[int]:
         return [i for i, one in enumerate(self.queue.jobs) if not one.is_finished()]
@@ -70,10 +77,15 @@ class Cluster:
         score, until = self.scores[trial["index"]], trial["until"]
         if score is None:
             self.queue.jobs[i] = job(trial, "TERMINATED", {"error": "it diverged", "done": True})
-        elif until is None:
-            self.queue.jobs[i] = finished(trial, score)
-        else:
-            self.queue.jobs[i] = job(trial, "TERMINATED", {"psnr": score, "step": until, "done": True})
+            return
+        metrics = {"psnr": score} if until else {"best/psnr": score, "best/step": 5}
+        keep(self.queue, trial, metrics)
+        self.queue.jobs[i] = job(trial, "TERMINATED", {"step": until or 90, "done": True, **metrics})
+
+
+def keep(queue: Queue, trial: dict, metrics: dict) -> None:
+    """What a trial's process does at its end."""
+    RunStore(f"{queue.place}/run-{trial['index']:04d}").stop(metrics, trial["until"])
 
 
 def test_without_a_scheduler_every_trial_runs_once(tmp_path):
@@ -84,11 +96,18 @@ def test_without_a_scheduler_every_trial_runs_once(tmp_path):
 @settings(deadline=None, max_examples=60)
 @given(some.data())
 def test_the_best_go_on_and_nothing_runs_twice(tmp_path_factory, data):
+    """Also where a driver was killed, and another continues."""
     count, slots = data.draw(some.integers(1, 30)), data.draw(some.integers(1, 8))
     factor, grace = data.draw(some.integers(2, 5)), data.draw(some.integers(1, 89))
     scores = data.draw(some.lists(some.none() | some.floats(10, 40), min_size=count, max_size=count))
     sweep = plan(samples=count, scheduler={"kind": "asha", "grace_steps": grace, "reduction_factor": factor})
-    jobs = Cluster(queue_of(sweep, tmp_path_factory.mktemp("q"), slots), scores, data.draw(some.integers(0, 99))).run()
+    folder, ends, seed = tmp_path_factory.mktemp("q"), data.draw(some.integers(0, 40)), data.draw(some.integers(0, 99))
+    before = Cluster(queue_of(sweep, folder, slots), scores, seed).run(ends)
+    continued = queue_of(sweep, folder, slots)
+    assert {(one.trial.index, one.until, one.state) for one in continued.earlier} == {
+        (one.trial.index, one.until, one.state) for one in before if one.state in ("stopped", "finished")
+    }
+    jobs = Cluster(continued, scores, seed).run()
     assert max(Counter((one.trial.index, one.until) for one in jobs).values()) == 1
     rungs = [*sweep.rungs(sweep.trials()), None]
     assert {one.trial.index for one in jobs if one.until == rungs[0]} == set(range(count))
@@ -98,7 +117,7 @@ def test_the_best_go_on_and_nothing_runs_twice(tmp_path_factory, data):
         scored = sorted((i for i in here if scores[i] is not None), key=lambda i: (-scores[i], i))
         assert went_on >= set(scored[: max(len(here) // factor, 1)])
         # A slot that would wait takes up what is the best so far.
-        assert len(went_on) <= max(len(here) // factor, 1) + slots - 1
+        assert len(went_on) <= max(len(here) // factor, 1) + 2 * (slots - 1)
         assert all(scores[i] is not None for i in went_on)
     best = max((score for score in scores if score is not None), default=None)
     ended = [scores[one.trial.index] for one in latest(jobs) if one.state == "finished"]
@@ -183,25 +202,21 @@ def test_tune_is_given_what_it_has_room_for(tmp_path):
 
 
 @needs_optuna
-def test_what_tune_forgot_is_suggested_again(tmp_path):
-    sweep = searched()
-    queue = queue_of(sweep, tmp_path, slots=3)
-    first, second = (queue.configure(trial, None) for trial in sweep.trials()[:2])
-    queue.jobs = [job(first, "RUNNING"), job(second, "RUNNING")]
-    given = queue.suggest("id")
-    again = queue_of(sweep, tmp_path, slots=3)
-    again.jobs = [finished(second, 1.0), job(first, "RUNNING")]
-    assert again.suggest("id") == given
-
-
-@needs_optuna
-def test_the_order_of_a_continued_sweep(tmp_path):
-    """Tune begins it with what it heard of last."""
-    sweep = searched(samples=41, search={"kind": "tpe", "startup": 40})
-    one, other = queue_of(sweep, tmp_path / "one"), queue_of(sweep, tmp_path / "other")
-    one.jobs = [finished(one.configure(trial, None), trial.values["optimizer.lr"]) for trial in sweep.trials()[:40]]
-    other.jobs = one.jobs[::-1]
-    assert other.suggest("id") == one.suggest("id")
+def test_what_was_suggested_is_suggested_again(tmp_path):
+    sweep = searched(samples=5)
+    queue, given = queue_of(sweep, tmp_path, slots=4), []
+    for _ in range(4):
+        given.append(queue.suggest("id")["trial"])
+        queue.jobs.append(job(given[-1], "RUNNING"))
+    for done in (1, 3):
+        keep(queue, given[done], {"best/psnr": 1.0, "best/step": 5})
+    again = queue_of(sweep, tmp_path, slots=4)
+    assert [one.trial.values for one in again.earlier] == [given[1]["values"], given[3]["values"]]
+    assert [one.metrics["step"] for one in again.earlier] == [90, 90]
+    for known in (given[0], given[2]):
+        assert again.suggest("id") == {"trial": known}
+        again.jobs.append(job(known, "RUNNING"))
+    assert again.suggest("id")["trial"]["index"] == 4
 
 
 @needs_optuna

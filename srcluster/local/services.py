@@ -134,13 +134,15 @@ def _ray(cluster: Cluster) -> Start:
         "metrics-export-port": ports["metrics"],
         "temp-dir": folder / "ray",
     }
-    metrics = {
+    own = {
         "DASHBOARD_METRIC_PORT": str(ports["dashboard_metrics"]),
         "AUTOSCALER_METRIC_PORT": str(ports["autoscaler_metrics"]),
+        # After 3 s `ray job stop` would kill what is just closing its runs in MLflow.
+        "RAY_JOB_STOP_WAIT_TIME_S": "30",
     }
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     # Ray's workers inherit this environment, and by it find S3 and MLflow.
-    return Start([*command, *_flags(options)], _inherited() | cluster.environment() | metrics)
+    return Start([*command, *_flags(options)], _inherited() | cluster.environment() | own)
 
 
 def _ray_folder(cluster: Cluster) -> Path:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "status"]
 
+ERROR_TAG = "srcluster.error"
+"""Why the run failed."""
+
 _NAME = re.compile(r"(?!\.)[\w.: -]+(/(?!\.)[\w.: -]+)*")
 """What MLflow takes as the name of a metric."""
 
@@ -90,6 +93,8 @@ class Run:
                 )
             new = [entities.Param(k, flat[k]) for k in flat.keys() - known.keys()]
             client.log_batch(run.info.run_id, params=new, tags=run_tags(words), synchronous=True)
+            if ERROR_TAG in run.data.tags:
+                client.delete_tag(run.info.run_id, ERROR_TAG)
             client.update_run(run.info.run_id, status="RUNNING")
             return run
 
@@ -192,6 +197,11 @@ class Run:
         """
         self._outbox.put(End(status, _now_ms()))
         return self.close(timeout_s=timeout_s)
+
+    def fail(self, reason: str) -> Path | None:
+        """End the run as FAILED, and say why in a tag, which is there until the run is continued; as `end`."""
+        self.tag(**{ERROR_TAG: reason})
+        return self.end("FAILED")
 
     def close(self, *, timeout_s: float = 60) -> Path | None:
         """Send what is left and leave the run as it is, for the process that started it to end; as `end`."""

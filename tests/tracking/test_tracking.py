@@ -212,6 +212,17 @@ class TestRun:
             run.end("KILLED")
         assert client.get_run(run.id).info.status == "KILLED"
 
+    def test_why_it_failed_is_told_until_it_is_continued(self, client):
+        run = Run.start("ends", "failed", key="failed")
+        run.fail("the loss was not finite")
+        told = client.get_run(run.id)
+        assert (told.info.status, told.data.tags["srcluster.error"]) == ("FAILED", "the loss was not finite")
+        with Run.start("ends", "failed", key="failed") as again:
+            assert again.id == run.id
+        told = client.get_run(run.id)
+        assert told.info.status == "FINISHED"
+        assert "srcluster.error" not in told.data.tags
+
     def test_a_flush_sends_before_the_next_delivery_is_due(self, client):
         run = Run.start("flush", "trial", key="k")
         for step in range(3):
