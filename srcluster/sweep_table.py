@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
@@ -45,8 +45,11 @@ class Ended:
 
 
 def latest(jobs: Iterable[Ended]) -> list[Ended]:
-    """Of each trial's jobs the one that was to come farthest, in the order of the trials."""
-    farthest = {job.trial.index: job for job in sorted(jobs, key=lambda job: job.until or math.inf)}
+    """Of each trial's jobs the one that was to come farthest, knowing what those before came to; by trial."""
+    farthest: dict[int, Ended] = {}
+    for job in sorted(jobs, key=lambda job: job.until or math.inf):
+        before = farthest.get(job.trial.index)
+        farthest[job.trial.index] = replace(job, metrics={**before.metrics, **job.metrics}) if before else job
     return [farthest[index] for index in sorted(farthest)]
 
 

@@ -34,6 +34,11 @@ def test_of_each_trial_the_farthest_job_counts():
     ]
 
 
+def test_what_was_killed_before_its_first_score_has_that_of_its_last_rung():
+    (known,) = latest([JOBS[1], ended(1, 320, "killed")])
+    assert (known.until, known.state, known.metrics["psnr_y/Set5"]) == (320, "killed", 28.5)
+
+
 def test_the_best_is_first_and_what_came_farthest_before_the_others():
     rows = ranked(best_first(latest(JOBS), "psnr_y/Set5"), BICUBIC)
     assert [(row[0], row[1], row[-1]) for row in rows[1:]] == [
