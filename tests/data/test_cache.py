@@ -117,7 +117,8 @@ def use(folder: Path, log: Path, seed: int) -> None:
             return content
 
         assert cache.read(digest, fetch) == content
-        kept = [path.stat().st_size for path in folder.glob("*[0-9a-f]") if path.exists()]
+        with cache.lock("write"):
+            kept = [path.stat().st_size for path in folder.glob("*[0-9a-f]")]
         assert sum(kept) <= 5 * MB
 
 

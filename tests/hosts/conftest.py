@@ -308,7 +308,9 @@ class Job:
     def __init__(self, net: Net, *command: str):
         self.net, self.began, self.lines = net, time.monotonic(), []
         submit = [*RAY, "job", "submit", "--working-dir", str(REPOSITORY), "--", "python", "-m", *command]
-        environment = os.environ | {"RAY_API_SERVER_ADDRESS": f"http://{net.head.address}:8265"}
+        address = f"http://{net.head.address}:8265"
+        # `ray job submit` would pass a job's lines on to a pipe at the job's end.
+        environment = os.environ | {"RAY_API_SERVER_ADDRESS": address, "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             submit, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
