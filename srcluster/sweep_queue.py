@@ -138,7 +138,7 @@ class Queue(Searcher):
         return trial
 
     def _known(self, drawn: Trial) -> Trial | None:
-        """The trial that stands in this place, where no search has yet to say which."""
+        """The trial of this place; None where a search has yet to say which."""
         if not self.plan.search or drawn.index < self.plan.search.startup:
             return drawn
         place = self._suggestion(drawn)
@@ -165,7 +165,7 @@ class Watch(tune.Callback):
         self.queue, self.check = queue, check
 
     def __getstate__(self) -> None:
-        """Tune keeps a copy of its callbacks, for a use that is not made of it."""
+        """Tune pickles its callbacks, to restore them; nothing here does."""
 
     def on_step_begin(self, iteration: int, trials: list, **info) -> None:
         self.queue.jobs = trials
