@@ -1,14 +1,8 @@
-"""What a driver settles before anything starts on a cluster: where things are, and that they are there.
-
-Ray reads its environment when this is imported.
-"""
+"""What a driver settles before anything starts on a cluster: where things are, and that they are there."""
 
 import functools
 import os
-import signal
 from pathlib import Path
-
-import ray
 
 from srcluster import objectives, storage, tracking
 from srcluster.data import benchmarks
@@ -17,7 +11,7 @@ from srcluster.pack import default_shards
 from srcluster.recipe import Recipe, recipe_from
 from srcluster.revision import commit
 
-__all__ = ["connect", "home", "settled"]
+__all__ = ["home", "said", "settled"]
 
 
 def home(kind: str) -> str:
@@ -55,14 +49,7 @@ _shards_by_default = functools.cache(default_shards)
 _settled_objective = functools.cache(objectives.settle)
 
 
-def connect(address: str) -> None:
-    """Begin to drive a Ray cluster. `ray job stop` and a pod that is deleted, SIGTERM, are from then on as Ctrl-C."""
-    ray.init(address, log_to_driver=False, logging_level="warning", runtime_env={"env_vars": _said()})
-    # Ray, as it connects, sets its own handler, which exits in the middle of anything.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-
-
-def _said() -> dict[str, str]:
+def said() -> dict[str, str]:
     """What the cluster's processes are told of this one, as environment variables.
 
     Credentials are not: they are the cluster's own, and what is said to a job can be read by whoever may see it.

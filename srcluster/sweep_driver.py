@@ -4,6 +4,7 @@ import functools
 import logging
 import math
 import os
+import signal
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -22,7 +23,7 @@ from srcluster.sweep_queue import Queue, Watch
 from srcluster.sweep_report import Outcome, Progress, conclude
 from srcluster.sweep_table import latest
 from srcluster.sweep_trial import run_trial
-from srcluster.tasks import tell_if_full
+from srcluster.tasks import connect, tell_if_full
 from srcluster.training.lease import Lease, LeaseError
 
 __all__ = ["run"]
@@ -52,6 +53,8 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         TrackingError: No MLflow server answers.
         LeaseError: Another driver took the sweep over.
     """
+    # A pod that is deleted, or `ray job stop`: Tune knows Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     home = settle.home("sweeps")
     trials = [replace(trial, recipe=settle.settled(trial.recipe)) for trial in trials]
     recipe = trials[0].recipe
@@ -71,7 +74,7 @@ def _run(
     os.environ |= {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_MAX_PENDING_TRIALS_PG": str(len(trials))}
     # Tune would hand the keys of S3 to each trial's actor, and so to Ray's logs. The nodes have their own.
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if name.startswith("AWS_")}
-    settle.connect(address)
+    connect(address, runtime_env={"env_vars": settle.said()})
     slots = _slots(plan, len(trials))
     tracking.end_abandoned(plan.name)
     tags = {"srcluster.sweep": "true", **environment}

@@ -1,10 +1,11 @@
-"""One function called many times, as tasks on a Ray cluster, and what to say of a full one.
+"""What is done on a Ray cluster: it is connected to, may be full, and calls one function many times, as tasks.
 
 Ray reads its environment when this is imported.
 """
 
 import copy
 import itertools
+import signal
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from srcluster.errors import UserError
 
-__all__ = ["TaskError", "starmap", "tell_if_full"]
+__all__ = ["TaskError", "connect", "starmap", "tell_if_full"]
 
 _RETRIES = 3
 """How often a task whose process or node died is begun again."""
@@ -27,6 +28,14 @@ _REACH_TIMEOUT_S = 5.0
 
 class TaskError(UserError):
     """The cluster can't be reached, or can't finish a task."""
+
+
+def connect(address: str, **options: Any) -> None:
+    """Join a Ray cluster, with options of `ray.init`; who has a handler of SIGTERM keeps it, as Ray sets its own."""
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(address, log_to_driver=False, logging_level="warning", **options)
+    if handler != signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def starmap(
@@ -53,7 +62,7 @@ def starmap(
         UserError: What a task raised.
     """
     _reach(address)
-    ray.init(address, log_to_driver=False, logging_level="warning")
+    connect(address)
     tell_if_full({"CPU": 1, "GPU": gpus}, " (--address none: on this machine alone)")
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(function)
     calls, running = iter(calls), []

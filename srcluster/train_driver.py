@@ -2,6 +2,7 @@
 
 import functools
 import os
+import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from srcluster.data.stream import open_stream
 from srcluster.errors import UserError
 from srcluster.progress import print_wide
 from srcluster.recipe import Recipe
-from srcluster.tasks import tell_if_full
+from srcluster.tasks import connect, tell_if_full
 from srcluster.train_group import Strangers
 from srcluster.train_worker import Mailbox, work
 from srcluster.training.lease import Lease, LeaseError
@@ -73,6 +74,8 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
     Raises:
         UserError: It can't be begun, continued or finished.
     """
+    # A pod that is deleted, or `ray job stop`.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     home = settle.home("runs")
     recipe = settle.settled(recipe)
     name = name or f"{recipe.name}-{recipe.digest()[:8]}"
@@ -100,7 +103,7 @@ def _train(
     os.environ |= {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
     if fleet.fewest < fleet.most:
         os.environ |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": _ROOM_S}
-    settle.connect(address)
+    connect(address, runtime_env={"env_vars": settle.said()})
     params = recipe.model_dump(mode="json")
     tracking.end_abandoned(EXPERIMENT)
     with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment) as run, tracking.alive(run):

@@ -18,7 +18,7 @@ DOORS = {
     "botocore": r"storage/",
     "mlflow": r"tracking/",
     "webdataset": r"data/(shards|stream)\.py",
-    "ray": r"(settle|train|sweep|tasks)\w*\.py",
+    "ray": r"(train|sweep|tasks)\w*\.py",
     "typer": r"(cli|fetch|pack|train|sweep|evaluate|upscale|local/__main__)\.py",
     "optuna": r"sweep_search\.py",
     "pyarrow": r"$^",

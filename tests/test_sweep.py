@@ -12,11 +12,13 @@ import pytest
 import torch
 import yaml
 
-from srcluster import storage, tracking
+from srcluster import storage, sweep_report, tracking
 from srcluster.errors import UserError
 from srcluster.local.services import _ray_folder
 from srcluster.models.saved import load_model
-from srcluster.sweep_plan import SweepError, load_sweep
+from srcluster.recipe import load
+from srcluster.sweep_plan import SweepError, Trial, load_sweep
+from srcluster.sweep_table import Ended
 
 SWEEPS = Path(__file__).parents[1] / "sweeps"
 
@@ -213,15 +215,37 @@ def test_asha_stops_the_worse_trials(shell):
 
 
 @pytest.mark.cluster
-def test_another_driver_takes_over(shell):
+def test_what_waits_at_a_rung_is_stopped_by_asha_only_at_the_end(shell):
+    parent = tracking.Run.start("waiting", "sweep", key="sweep")
+    tracking.Run.start("waiting", "trial", key="sweep/0", parent=parent.id).close()
+    waits = Ended(Trial(0, load("srcnn"), {}), 10, "stopped", {"step": 10}, "")
+    for interrupted in (True, False):
+        children = {"0": tracking.children(parent.id)[0]}
+        sweep_report._close_runs([waits], children, interrupted)
+        (trial,) = tracking.children(parent.id)
+        assert (trial.status, "stopped_by" in trial.tags) == ("FINISHED", not interrupted)
+    parent.end()
+
+
+@pytest.mark.cluster
+def test_it_is_stopped_and_taken_over(shell):
     long = {"name": "taken", "overrides": {"steps": 5000}, "parameters": {"seed": {"grid": [1]}}}
     process = start(shell, **long)
     shell.wait_for(lambda: any("train/loss" in run.metrics for run in _children("taken")), process)
+    # As `ray job stop` does, or whoever deletes a pod: there is no lease to wait for.
+    process.terminate()
+    assert "continue with: python -m srcluster.sweep tiny.yaml --resume" in shell.finish(process)
+    assert process.returncode == 130
+    assert {run.status for run in _children("taken") if run.name != "bicubic"} == {"KILLED"}
+
+    process = start(shell, "--resume", **long)
+    shell.wait_for(lambda: runs_of("taken")["seed=1"].status == "RUNNING", process)
     home = f"{shell.cluster.environment()['SRCLUSTER_STORAGE']}/sweeps"
     (lease,) = (name for name in storage.names(home) if name.startswith("taken") and name.endswith("lease.json"))
     storage.write(storage.join(home, lease), json.dumps({"id": "other", "who": "process 1 on other"}).encode())
     printed = shell.finish(process)
     assert process.returncode == 2
+    assert "waiting until that ends" not in printed
     assert "was taken over by process 1 on other while this process could not be heard" in printed
     assert runs_of("taken")[""].info.status == "RUNNING"
 

@@ -115,7 +115,7 @@ def test_a_dry_run_says_what_is_known(capsys):
 
 
 @pytest.mark.cluster
-def test_a_search_that_was_ended_goes_on(shell):
+def test_a_killed_search_goes_on(shell):
     search_module()
     file = shell.write_sweep(
         "learning.yaml",
@@ -126,9 +126,8 @@ def test_a_search_that_was_ended_goes_on(shell):
     process = shell.start("srcluster.sweep", file)
     shell.wait_for(lambda: sum("best/step" in run.metrics for run in trials()) >= 3, process)
     before = trials()
-    process.terminate()
-    assert "continue with: python -m srcluster.sweep learning.yaml --resume" in shell.finish(process)
-    assert process.returncode == 130
+    process.kill()
+    process.wait()
 
     printed = shell.finish(process := shell.start("srcluster.sweep", file, "--resume"))
     assert process.returncode == 0

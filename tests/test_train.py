@@ -135,8 +135,7 @@ def test_services_that_go_away_lose_nothing(shell, undisturbed):
 def test_an_interrupted_driver_continues(shell, undisturbed):
     process = start(shell, "interrupted")
     shell.wait_for(lambda: store_of(shell, "interrupted").steps(), process)
-    # As `ray job stop` does, or whoever deletes a pod.
-    process.terminate()
+    process.send_signal(signal.SIGINT)
     assert "the same command continues it" in shell.finish(process)
     assert process.returncode == 130
     assert run_of("interrupted").info.status == "KILLED"
