@@ -18,28 +18,64 @@ DOORS = {
     "botocore": r"storage/",
     "mlflow": r"tracking/",
     "webdataset": r"data/(shards|stream)\.py",
-    "ray": r"(train|sweep|tasks)\w*\.py",
-    "typer": r"(cli|fetch|pack|train|sweep|evaluate|upscale|local/__main__)\.py",
-    "optuna": r"sweep_search\.py",
+    "ray": r"(train|sweep|cluster)/",
+    "typer": r"cli\.py|\w+/__main__\.py",
+    "optuna": r"sweep/search\.py",
     "pyarrow": r"$^",
 }
 
+FLOORS = (
+    {"sweep"},
+    {"train", "evaluate", "upscale", "pack", "fetch"},
+    {"cluster"},
+    {"local", "training"},
+    {"objectives", "models"},
+    {"data", "tracking"},
+    {"recipe", "storage", "pixels"},
+    {"cli", "progress", "revision"},
+    {"errors"},
+)
+"""Packages and modules, from the roof to the ground: an import only goes down, and none goes to a neighbour."""
 
-def imported(path: Path) -> set[str]:
+
+def modules(path: Path) -> set[str]:
+    """What a file imports, by full names, also within functions."""
     names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            names.add(node.module.partition(".")[0])
+            whole = node.module == "srcluster"
+            names |= {f"srcluster.{alias.name}" for alias in node.names} if whole else {node.module}
     return names
 
 
 @pytest.mark.parametrize("package", DOORS)
 def test_each_dependency_has_one_door(package):
     for path in SOURCES:
-        if package in imported(path):
+        if package in {name.partition(".")[0] for name in modules(path)}:
             assert re.match(DOORS[package], path.relative_to(ROOT / "srcluster").as_posix()), path
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_an_import_only_goes_down(path):
+    floor_of = {name: floor for floor, names in enumerate(FLOORS) for name in names}
+    here = path.relative_to(ROOT / "srcluster").parts[0].removesuffix(".py")
+    if here.startswith("__"):
+        return
+    for name in modules(path):
+        package, _, module = name.partition(".")
+        there = module.partition(".")[0]
+        if package == "srcluster" and there not in ("", "__version__", here):
+            assert floor_of[there] > floor_of[here], f"{here} imports {name}"
+
+
+def test_every_package_has_a_floor_and_the_tests_mirror_it():
+    found = {path.name.removesuffix(".py") for path in (ROOT / "srcluster").iterdir() if path.suffix in ("", ".py")}
+    found -= {"recipes", "__init__", "__main__", "__pycache__"}
+    assert found == set().union(*FLOORS)
+    packages = {name for name in found if (ROOT / "srcluster" / name).is_dir()}
+    assert packages <= {path.name for path in (ROOT / "tests").iterdir()}
 
 
 def test_the_loop_needs_no_cluster():
@@ -79,7 +115,7 @@ def test_the_readmes_dry_runs_and_overrides_are_understood():
 
 
 def test_the_readmes_sweep_is_one(tmp_path):
-    from srcluster.sweep_plan import load_sweep
+    from srcluster.sweep.plan import load_sweep
 
     (block,) = re.findall(r"```yaml\n(recipe:.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     (tmp_path / "readme.yaml").write_text(block)

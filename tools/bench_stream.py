@@ -161,8 +161,8 @@ def bench_reading(photographs: list[Path], remote: str, near: str, folder: Path)
         for per_sample in (1, 4):
             readers[f"{format}, S3, {per_sample} a sample"] = streamed(storage.join(remote, format), per_sample)
     rates: dict[str, list[tuple[float, float]]] = {name: [] for name in readers}
-    until = time.monotonic() + READING_S
-    while time.monotonic() < until:
+    stop_at_step = time.monotonic() + READING_S
+    while time.monotonic() < stop_at_step:
         for name, batches in readers.items():
             rates[name].append(patches_per_s(batches))
     base, base_cpu = (median(column) for column in zip(*rates["Dataset of photographs"], strict=True))
@@ -184,8 +184,8 @@ def bench_step(remote: str, near: str) -> None:
         sources[name] = stream.open_stream(data, scale=recipe.scale, seed=0).batches()
         step(next(sources[name]))
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
-    until = time.monotonic() + STEPPING_S
-    while time.monotonic() < until:
+    stop_at_step = time.monotonic() + STEPPING_S
+    while time.monotonic() < stop_at_step:
         for name, batches in sources.items():
             for _ in range(STEPS):
                 began = time.perf_counter()

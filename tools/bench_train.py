@@ -37,7 +37,7 @@ def alone(shards: str) -> None:
         def checkpoint(self, step, write):
             pass
 
-        def leaving(self):
+        def preempted(self):
             return False
 
     recipe = load(RECIPE[0], [*RECIPE[1:], f"data.shards={shards}"])

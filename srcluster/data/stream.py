@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from srcluster import storage
-from srcluster.data.ahead import ahead
 from srcluster.data.cache import Cache, cache_for
 from srcluster.data.degradation import margin
 from srcluster.data.order import Before, Order, resharded
+from srcluster.data.prefetch import prefetch
 from srcluster.data.shards import Manifest, ShardError, load_manifest
 from srcluster.errors import UserError
 from srcluster.recipe import Data
@@ -220,7 +220,7 @@ class Stream(IterableDataset):
         order = Order(counts, self.seed, reader, self.readers, self.data.shuffle_shards)
         samples = _Samples(self.url, self.manifest, self.cache, self.corrupt)
         first, skip = divmod(start, self.data.patches_per_sample)
-        for now, window, shards in ahead(samples.read(order.since(first, epoch, before)), 1):
+        for now, window, shards in prefetch(samples.read(order.since(first, epoch, before)), 1):
             for shard, index in window:
                 image = samples.image(shard, index, shards)
                 random = np.random.default_rng([self.seed, now, shard, index])
@@ -242,7 +242,7 @@ class Stream(IterableDataset):
         """
         self.start, self.history = start, tuple(history)
         if self.data.workers == 0:
-            batches = ahead(map(Tensor.pin_memory, self) if torch.cuda.is_available() else iter(self), _AHEAD)
+            batches = prefetch(map(Tensor.pin_memory, self) if torch.cuda.is_available() else iter(self), _AHEAD)
         else:
             batches = DataLoader(
                 self,

@@ -1,4 +1,4 @@
-"""What training minimises. `build` is the only door to it, `settle` to what it needs."""
+"""What training minimises. `build` is the only door to it, `resolve` to what it needs."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,9 @@ from torch import Tensor
 from srcluster.objectives.pixel import PixelObjective, total_variation
 from srcluster.objectives.vgg import Perceptual
 from srcluster.objectives.weights import read
-from srcluster.recipe_objective import Objective, Sum
+from srcluster.recipe.objective import Objective, Sum
 
-__all__ = ["build", "settle"]
+__all__ = ["build", "resolve"]
 
 
 def build(spec: Objective, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
@@ -22,7 +22,7 @@ def build(spec: Objective, device: torch.device, dtype: torch.dtype) -> Callable
         dtype: Of the forward and backward passes.
 
     Raises:
-        UserError: Weights that it needs can't be had: `settle` finds that out before.
+        UserError: Weights that it needs can't be had: `resolve` finds that out before.
     """
     match spec.kind:
         case "mse" | "l1" | "charbonnier":
@@ -37,7 +37,7 @@ def build(spec: Objective, device: torch.device, dtype: torch.dtype) -> Callable
     raise AssertionError(spec.kind)
 
 
-def settle(spec: Objective) -> Objective:
+def resolve(spec: Objective) -> Objective:
     """The objective with what `auto` means written out, once all that it needs is found to be there and right.
 
     It is for a driver, before workers start: they read the same files without looking for them, each node once.
@@ -50,7 +50,8 @@ def settle(spec: Objective) -> Objective:
             return read(spec)[0]
         case "sum":
             terms = {
-                name: term.model_copy(update={"objective": settle(term.objective)}) for name, term in spec.terms.items()
+                name: term.model_copy(update={"objective": resolve(term.objective)})
+                for name, term in spec.terms.items()
             }
             return Sum(kind="sum", terms=terms)
     return spec

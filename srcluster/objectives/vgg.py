@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from srcluster.objectives.pixel import central
 from srcluster.objectives.weights import convolutions, read
 from srcluster.recipe import RecipeError
-from srcluster.recipe_objective import VGG, VGG16_LAYERS
+from srcluster.recipe.objective import VGG, VGG16_LAYERS
 
 __all__ = ["VGG16", "Perceptual", "distance"]
 

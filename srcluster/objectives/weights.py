@@ -15,7 +15,7 @@ from srcluster import storage
 from srcluster.data.cache import cache_for
 from srcluster.data.download import DownloadError, download
 from srcluster.errors import UserError
-from srcluster.recipe_objective import VGG, VGG16_LAYERS
+from srcluster.recipe.objective import VGG, VGG16_LAYERS
 
 __all__ = ["WeightsError", "content_of", "convolutions", "find", "is_torchvisions", "parse", "read"]
 

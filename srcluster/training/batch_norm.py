@@ -9,10 +9,10 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from srcluster.training.ranks import Ranks
 
-__all__ = ["TogetherNorm", "over_all_ranks"]
+__all__ = ["SyncBatchNorm", "convert_sync_batch_norm"]
 
 
-def over_all_ranks(network: nn.Module, ranks: "Ranks") -> None:
+def convert_sync_batch_norm(network: nn.Module, ranks: "Ranks") -> None:
     """Let each batch norm of a network take its statistics over the patches of all ranks; weights stay as they are.
 
     Args:
@@ -26,10 +26,10 @@ def over_all_ranks(network: nn.Module, ranks: "Ranks") -> None:
     for parent in list(network.modules()):
         for name, child in parent.named_children():
             if isinstance(child, nn.BatchNorm2d):
-                setattr(parent, name, TogetherNorm(child, ranks))
+                setattr(parent, name, SyncBatchNorm(child, ranks))
 
 
-class TogetherNorm(nn.BatchNorm2d):
+class SyncBatchNorm(nn.BatchNorm2d):
     """Ioffe and Szegedy's batch norm (2015), its mean and variance those of all ranks' inputs.
 
     Args:

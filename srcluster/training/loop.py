@@ -39,7 +39,7 @@ class Reporter(Protocol):
     def checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
         """Keep a checkpoint, which `write` writes to a folder; called on rank 0 alone."""
 
-    def leaving(self) -> bool:
+    def preempted(self) -> bool:
         """Whether this machine is about to be taken away; asked on all ranks equally often, with one answer."""
 
 
@@ -59,7 +59,7 @@ def fit(
     ranks: Ranks,
     resume: Path | None = None,
     data_metrics: Callable[[], dict[str, float]] = dict,
-    until: int | None = None,
+    stop_at_step: int | None = None,
 ) -> Fit:
     """Train a network by its recipe, alone or as one of several ranks.
 
@@ -73,7 +73,7 @@ def fit(
         ranks: Who trains.
         resume: Folder of a checkpoint to continue from.
         data_metrics: What the source of the batches has to tell, asked whenever the loss is.
-        until: A step before the recipe's last to stop at, with a checkpoint: the metrics are then those of the first
+        stop_at_step: A step before the last to stop at, with a checkpoint: the metrics are then those of the first
             benchmark at this step, and the network is as it is there.
 
     Raises:
@@ -98,7 +98,7 @@ def fit(
     batches = open_batches(state.step, tuple(state.history))
     meter = _Meter(recipe.data.batch, state.step)
     saved = state.step
-    last = until or recipe.steps
+    last = stop_at_step or recipe.steps
     metrics: dict[str, float] = {}
     while state.step < last:
         with meter.waiting():
@@ -116,13 +116,13 @@ def fit(
             metrics = _follow(recipe, state, benchmarks[0], ranks)
             if ranks.rank == 0:
                 reporter.report(state.step, metrics)
-        if save or (log and reporter.leaving()):
+        if save or (log and reporter.preempted()):
             saved = state.step
             if ranks.rank == 0:
                 reporter.checkpoint(saved, lambda folder: state.save(folder, recipe))
         if follow or save:
             meter.restart(state.step)
-    if until:
+    if stop_at_step:
         # Continued from this very step, it was not evaluated in this life.
         return Fit(network, metrics or _follow(recipe, state, benchmarks[0], ranks))
     return _finish(recipe, state, benchmarks, ranks)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from srcluster.training.batch_norm import over_all_ranks
+from srcluster.training.batch_norm import convert_sync_batch_norm
 
 __all__ = ["Ranks"]
 
@@ -37,7 +37,7 @@ class Ranks:
         """The network with its gradients averaged over the ranks, and with the batch norm of the whole batch."""
         if self.world == 1:
             return network
-        over_all_ranks(network, self)
+        convert_sync_batch_norm(network, self)
         return DistributedDataParallel(
             network, process_group=self.group, forward_sync_buffers=False, gradient_as_bucket_view=True
         )

@@ -70,9 +70,9 @@ class RunStore:
                 "another --name, or the recipe of that one"
             )
 
-    def result(self, until: int | None = None) -> dict[str, float] | None:
+    def result(self, stop_at_step: int | None = None) -> dict[str, float] | None:
         """The metrics of a finished run, or of one that was to stop at a step, once it did."""
-        place = self._result(until)
+        place = self._result(stop_at_step)
         return json.loads(storage.read(place)) if storage.exists(place) else None
 
     def finish(self, model: Path, metrics: dict[str, float]) -> None:
@@ -80,12 +80,12 @@ class RunStore:
         storage.upload(model, storage.join(self.url, "model.safetensors"))
         self.stop(metrics)
 
-    def stop(self, metrics: dict[str, float], until: int | None = None) -> None:
+    def stop(self, metrics: dict[str, float], stop_at_step: int | None = None) -> None:
         """Keep the metrics of a step that the run was to stop at."""
-        storage.write(self._result(until), json.dumps(metrics, indent=1).encode())
+        storage.write(self._result(stop_at_step), json.dumps(metrics, indent=1).encode())
 
-    def _result(self, until: int | None) -> str:
-        return storage.join(self.url, f"result-{until:08d}.json" if until else "result.json")
+    def _result(self, stop_at_step: int | None) -> str:
+        return storage.join(self.url, f"result-{stop_at_step:08d}.json" if stop_at_step else "result.json")
 
     def steps(self) -> list[int]:
         """Steps of the whole checkpoints, the latest last."""

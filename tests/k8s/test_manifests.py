@@ -12,7 +12,7 @@ import pytest
 import typer
 
 from srcluster import recipe
-from srcluster.sweep_plan import Sweep, load_sweep
+from srcluster.sweep.plan import Sweep, load_sweep
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "k8s" / "README.md").read_text()
@@ -45,7 +45,7 @@ def parsed(words: list[str]) -> dict[str, Any]:
     """The arguments that a verb would be called with."""
     module = words[2].removeprefix("srcluster.")
     app = typer.Typer()
-    app.command()(getattr(importlib.import_module(words[2]), module))
+    app.command()(getattr(importlib.import_module(f"{words[2]}.__main__"), module))
     return typer.main.get_command(app).make_context(words[2], words[3:]).params
 
 

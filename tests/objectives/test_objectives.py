@@ -4,10 +4,10 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from srcluster.objectives import build, settle
+from srcluster.objectives import build, resolve
 from srcluster.objectives.pixel import total_variation
 from srcluster.recipe import RecipeError, recipe_from
-from srcluster.recipe_objective import Objective
+from srcluster.recipe.objective import Objective
 
 CPU = torch.device("cpu")
 STUDIO_Y = torch.tensor([65.481, 128.553, 24.966]) / 255
@@ -59,7 +59,7 @@ def test_a_sum_is_weighted():
     sr, hr = images(2, 3, 6, 8), images(2, 3, 10, 14)
     expected = 0.5 * (sr - hr[:, :, 2:8, 3:11]).abs().mean() + 3 * total_variation(sr, hr)
     torch.testing.assert_close(build(said, CPU, torch.float32)(sr, hr), expected)
-    assert settle(said) == said
+    assert resolve(said) == said
 
 
 MINIMAL = {"name": "mine", "steps": 10, "model": {"kind": "srcnn"}}

@@ -13,7 +13,7 @@ from srcluster.objectives import build
 from srcluster.objectives.vgg import VGG16, distance
 from srcluster.objectives.weights import convolutions, read
 from srcluster.recipe import RecipeError, recipe_from
-from srcluster.recipe_objective import VGG, VGG16_LAYERS
+from srcluster.recipe.objective import VGG, VGG16_LAYERS
 from srcluster.training.checkpoint import State
 from srcluster.training.loop import Step, make_optimizer
 from srcluster.training.precision import choose
@@ -31,8 +31,8 @@ def spec(file: str, layers="relu2_2", **said) -> VGG:
 
 
 def network(said: VGG, dtype: torch.dtype = torch.float32) -> VGG16:
-    settled, tensors = read(said)
-    return VGG16(tuple(said.layers), tensors, settled.normalization, dtype)
+    resolved, tensors = read(said)
+    return VGG16(tuple(said.layers), tensors, resolved.normalization, dtype)
 
 
 def by_hand(state: dict[str, torch.Tensor], rgb: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -12,11 +12,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from srcluster import fetch, storage
+from srcluster import storage
 from srcluster.data.cache import CacheError
-from srcluster.objectives import build, settle, weights
+from srcluster.fetch import __main__ as fetch
+from srcluster.objectives import build, resolve, weights
 from srcluster.objectives.weights import WeightsError, read
-from srcluster.recipe_objective import VGG, Sum
+from srcluster.recipe.objective import VGG, Sum
 from srcluster.storage import StorageError
 
 
@@ -49,7 +50,7 @@ def test_the_file_is_the_one_that_fetch_leaves():
 
 def test_auto_finds_the_file_wherever_it_was_fetched_to(catalogued, monkeypatch, tmp_path):
     with pytest.raises(WeightsError, match=r"no vgg16-397923af.pth: get the whole file with .* by SRCLUSTER_WEIGHTS"):
-        settle(VGG(kind="vgg"))
+        resolve(VGG(kind="vgg"))
     # In the order of their precedence, the last first.
     for variable, below in (("STORAGE", "weights"), ("DATA", ""), ("WEIGHTS", "")):
         folder = tmp_path / variable
@@ -57,26 +58,26 @@ def test_auto_finds_the_file_wherever_it_was_fetched_to(catalogued, monkeypatch,
         place = folder / below / "vgg16-397923af.pth"
         place.parent.mkdir(parents=True)
         shutil.copy(catalogued, place)
-        settled = settle(VGG(kind="vgg"))
-        assert settled.weights == str(place)
+        resolved = resolve(VGG(kind="vgg"))
+        assert resolved.weights == str(place)
     monkeypatch.setenv("SRCLUSTER_WEIGHTS", catalogued)
-    assert settle(VGG(kind="vgg")).weights == catalogued
+    assert resolve(VGG(kind="vgg")).weights == catalogued
     (tmp_path / "DATA" / "vgg16-397923af.pth").write_bytes(b"half")
     monkeypatch.delenv("SRCLUSTER_WEIGHTS")
     with pytest.raises(WeightsError, match=r"vgg16-397923af.pth has SHA-256 .*, and should have .*: fetch it again"):
-        settle(VGG(kind="vgg"))
+        resolve(VGG(kind="vgg"))
 
 
-def test_a_settled_objective_says_all_of_itself(catalogued, monkeypatch):
+def test_a_resolved_objective_says_all_of_itself(catalogued, monkeypatch):
     monkeypatch.chdir(Path(catalogued).parent)
     loose = VGG(kind="vgg", weights="partial.pth", layers={"relu1_1": 2})
-    settled = functools.cache(settle)(loose)
+    resolved = functools.cache(resolve)(loose)
     said = {"weights": catalogued, "normalization": "torchvision", "sha256": sha256(catalogued)}
-    assert settled == loose.model_copy(update=said)
-    assert settle(settled) == settled
+    assert resolved == loose.model_copy(update=said)
+    assert resolve(resolved) == resolved
     terms = {"content": {"weight": 3, "objective": loose}, "smooth": {"objective": {"kind": "total_variation"}}}
-    both = settle(Sum(kind="sum", terms=terms))
-    assert both.terms["content"].objective == settled
+    both = resolve(Sum(kind="sum", terms=terms))
+    assert both.terms["content"].objective == resolved
     assert both.terms["content"].weight == 3
 
 
@@ -84,18 +85,18 @@ def test_what_the_weights_were_trained_with_is_not_guessed(weights_file):
     with pytest.raises(
         WeightsError, match=r"not say which input it wants: set objective.normalization .* to torchvision"
     ):
-        settle(spec(weights_file, normalization="auto"))
+        resolve(spec(weights_file, normalization="auto"))
 
 
 def test_torchvisions_own_file_does_not_want_another_input(catalogued):
     with pytest.raises(WeightsError, match="is torchvision's own file, which wants another input than caffe"):
-        settle(spec(catalogued))
+        resolve(spec(catalogued))
 
 
 def test_another_file_than_the_recipe_says(weights_file):
-    assert settle(spec(weights_file, sha256=sha256(weights_file)))
+    assert resolve(spec(weights_file, sha256=sha256(weights_file)))
     with pytest.raises(WeightsError, match=f"has SHA-256 {sha256(weights_file)}, and should have 00"):
-        settle(spec(weights_file, sha256="0" * 64))
+        resolve(spec(weights_file, sha256="0" * 64))
 
 
 @pytest.fixture(params=["w.pth", "legacy.pth", "w.safetensors"])
@@ -118,15 +119,15 @@ def test_formats(weights_file, written):
 def test_a_partial_file_serves_the_layers_that_it_has(weights_file):
     assert len(read(spec(weights_file, layers="conv1_2"))[1]) == 4
     with pytest.raises(WeightsError) as error:
-        settle(spec(weights_file, layers={"relu1_1": 1, "relu3_3": 1}))
+        resolve(spec(weights_file, layers={"relu1_1": 1, "relu3_3": 1}))
     said = f"{weights_file} has no features.10.weight (conv3_1), which relu3_3 needs: get the whole file"
     assert said in str(error.value)
 
 
 def test_layers_that_a_file_ends_before_are_left_out_where_less_will_do(weights_file, tmp_path):
     several = {"relu1_2": 2, "conv2_1": 1, "relu3_3": 1}
-    settled, tensors = read(spec(weights_file, layers=several), or_less=True)
-    assert settled.layers == {"relu1_2": 2, "conv2_1": 1}
+    resolved, tensors = read(spec(weights_file, layers=several), or_less=True)
+    assert resolved.layers == {"relu1_2": 2, "conv2_1": 1}
     # What lies beyond the deepest of them is not read.
     assert max(tensors) == "conv2_1.weight"
     state = torch.load(weights_file, weights_only=True)
@@ -153,7 +154,7 @@ def test_layers_that_a_file_ends_before_are_left_out_where_less_will_do(weights_
 def test_weights_of_something_else(weights_file, tmp_path, change, words):
     torch.save({**torch.load(weights_file, weights_only=True), **change}, tmp_path / "other.pth")
     with pytest.raises(WeightsError, match=words):
-        settle(spec(tmp_path / "other.pth"))
+        resolve(spec(tmp_path / "other.pth"))
 
 
 class Code:
@@ -167,19 +168,19 @@ def test_damaged_files(written):
     for damaged in (b"x", bytes(1000), b"<html>" * 9, *(whole[:cut] for cut in cuts)):
         written.write_bytes(damaged)
         with pytest.raises(WeightsError, match="is damaged, or no file of weights"):
-            settle(spec(written))
+            resolve(spec(written))
 
 
 def test_a_state_dict_is_read_and_no_code_is_run(tmp_path, capsys):
     torch.save({"features.0.weight": Code()}, tmp_path / "code.pth")
     with pytest.raises(WeightsError, match="no file of weights"):
-        settle(spec(tmp_path / "code.pth"))
+        resolve(spec(tmp_path / "code.pth"))
     assert "run" not in capsys.readouterr().out
 
 
 def test_no_file(tmp_path):
     with pytest.raises(StorageError, match=r"there is no .*none.pth"):
-        settle(spec(tmp_path / "none.pth"))
+        resolve(spec(tmp_path / "none.pth"))
 
 
 @pytest.fixture
@@ -203,24 +204,24 @@ def web(weights_file):
 
 def test_from_the_web_once_a_node(web, weights_file, tmp_path, monkeypatch):
     url, asked = web
-    settled = settle(spec(f"{url}/partial.pth"))
-    assert settled == spec(f"{url}/partial.pth", sha256=sha256(weights_file))
+    resolved = resolve(spec(f"{url}/partial.pth"))
+    assert resolved == spec(f"{url}/partial.pth", sha256=sha256(weights_file))
     for _ in range(3):
-        build(settled, torch.device("cpu"), torch.float32)
+        build(resolved, torch.device("cpu"), torch.float32)
     assert asked == ["/partial.pth"]
-    assert (tmp_path / "home" / "srcluster" / settled.sha256).is_file()
+    assert (tmp_path / "home" / "srcluster" / resolved.sha256).is_file()
     # Another node.
     monkeypatch.setenv("SRCLUSTER_CACHE", str(tmp_path / "other"))
-    build(settled, torch.device("cpu"), torch.float32)
+    build(resolved, torch.device("cpu"), torch.float32)
     assert len(asked) == 2
     with pytest.raises(WeightsError, match=r"python -m srcluster.fetch vgg16 .* there is no http.*/none.pth"):
-        settle(spec(f"{url}/none.pth"))
+        resolve(spec(f"{url}/none.pth"))
 
 
 def test_a_home_that_cannot_be_written(tmp_path):
     (tmp_path / "home").touch()
     with pytest.raises(CacheError, match=r"can't be written .*: name another by SRCLUSTER_CACHE"):
-        settle(spec("https://localhost/vgg16.pth"))
+        resolve(spec("https://localhost/vgg16.pth"))
 
 
 @pytest.mark.cluster
@@ -228,9 +229,9 @@ def test_from_s3_once_a_node(s3, catalogued, monkeypatch):
     home = f"{s3.bucket_url}/home"
     storage.upload(Path(catalogued), f"{home}/weights/vgg16-397923af.pth")
     monkeypatch.setenv("SRCLUSTER_STORAGE", home)
-    settled = settle(VGG(kind="vgg"))
-    assert settled.weights == f"{home}/weights/vgg16-397923af.pth"
-    storage.delete(settled.weights)
-    build(settled, torch.device("cpu"), torch.float32)
-    with pytest.raises(WeightsError, match=f"there is no {settled.weights}: get the whole file"):
-        settle(VGG(kind="vgg"))
+    resolved = resolve(VGG(kind="vgg"))
+    assert resolved.weights == f"{home}/weights/vgg16-397923af.pth"
+    storage.delete(resolved.weights)
+    build(resolved, torch.device("cpu"), torch.float32)
+    with pytest.raises(WeightsError, match=f"there is no {resolved.weights}: get the whole file"):
+        resolve(VGG(kind="vgg"))

@@ -40,7 +40,7 @@ class Recorder:
     def checkpoint(self, step, write):
         write(self.folder / str(step))
 
-    def leaving(self):
+    def preempted(self):
         return False
 
 
@@ -78,10 +78,10 @@ def recipe(shards: str, **changes) -> Recipe:
     return recipe_from(values, changes)
 
 
-def run(recipe, pieces, folder, resume=None, until=None):
+def run(recipe, pieces, folder, resume=None, stop_at_step=None):
     stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed)
     recorder = Recorder(folder)
-    return fit(recipe, stream.batches, [pieces], recorder, ALONE, resume, until=until), recorder
+    return fit(recipe, stream.batches, [pieces], recorder, ALONE, resume, stop_at_step=stop_at_step), recorder
 
 
 def weights(folder: Path) -> dict[str, bytes]:
@@ -104,8 +104,8 @@ def test_resuming_at_any_checkpoint_ends_with_the_same_bits(shards, pieces, tmp_
 
 def test_stopping_on_the_way_ends_with_the_same_bits(shards, pieces, tmp_path):
     whole, first = run(recipe(shards), pieces, tmp_path / "whole")
-    stopped, second = run(recipe(shards), pieces, tmp_path / "stopped", until=6)
-    again, third = run(recipe(shards), pieces, tmp_path / "again", tmp_path / "stopped" / "6", until=6)
+    stopped, second = run(recipe(shards), pieces, tmp_path / "stopped", stop_at_step=6)
+    again, third = run(recipe(shards), pieces, tmp_path / "again", tmp_path / "stopped" / "6", stop_at_step=6)
     at_6 = {key: dict(points)[6] for key, points in first.metrics.items() if key.endswith("/pieces")}
     assert at_6 == stopped.metrics == again.metrics
     assert not third.metrics

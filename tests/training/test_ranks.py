@@ -17,7 +17,7 @@ from srcluster.data.degradation import margin
 from srcluster.errors import UserError
 from srcluster.models.residual import ResidualNetwork
 from srcluster.recipe import recipe_from
-from srcluster.training.batch_norm import TogetherNorm, over_all_ranks
+from srcluster.training.batch_norm import SyncBatchNorm, convert_sync_batch_norm
 from srcluster.training.loop import fit
 from srcluster.training.ranks import Ranks
 
@@ -46,7 +46,7 @@ class Reporter:
     def checkpoint(self, step, write):
         write(self.folder / str(step))
 
-    def leaving(self):
+    def preempted(self):
         return False
 
 
@@ -125,8 +125,8 @@ def test_batch_norm_together_is_batch_norm(dtype):
     alone = nn.BatchNorm2d(3)
     nn.init.normal_(alone.weight)
     together = nn.Sequential(deepcopy(alone))
-    over_all_ranks(together, Ranks(0, 1))
-    assert isinstance(together[0], TogetherNorm)
+    convert_sync_batch_norm(together, Ranks(0, 1))
+    assert isinstance(together[0], SyncBatchNorm)
     x, seed = torch.randn(4, 3, 8, 8).mul(3).add(5).to(dtype), torch.randn(4, 3, 8, 8).to(dtype)
     ends = []
     for network in (alone, together):

@@ -10,10 +10,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from srcluster import models, session, storage
+from srcluster import models, storage
 from srcluster.errors import UserError
 from srcluster.recipe import load
 from srcluster.storage import StorageError
+from srcluster.train import run as train_run
 from srcluster.training.checkpoint import State
 from srcluster.training.loop import make_optimizer
 from srcluster.training.store import RunStore
@@ -128,7 +129,7 @@ def test_a_full_disk_costs_a_checkpoint_and_says_so(tmp_path, caplog):
 
 def test_a_disk_without_room_for_checkpoints_is_told_at_once(monkeypatch):
     recipe = load("edsr", ["model.blocks=32", "model.features=256"])
-    monkeypatch.setattr(session.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1e9))
+    monkeypatch.setattr(train_run.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1e9))
     with pytest.raises(UserError, match=r"checkpoints take 1724 MB of .*, which has 1000 MB free"):
-        session._check_room(recipe)
-    session._check_room(load("srresnet"))
+        train_run._check_room(recipe)
+    train_run._check_room(load("srresnet"))

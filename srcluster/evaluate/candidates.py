@@ -1,0 +1,238 @@
+"""What is evaluated, and how: a network or a folder of pictures, over the images of benchmarks."""
+
+import itertools
+import re
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+from torch import nn
+
+from srcluster.data import photos
+from srcluster.data.benchmarks import Benchmark, BenchmarkImage
+from srcluster.errors import UserError
+from srcluster.models.find import find_model, holds_model
+from srcluster.models.tiling import memory_at_hand, restore
+from srcluster.objectives.lpips import LPIPS
+from srcluster.progress import progress
+from srcluster.training.evaluation import Score, compare
+
+__all__ = ["Candidate", "EvaluateError", "Result", "candidate", "evaluate"]
+
+
+class EvaluateError(UserError):
+    """What was asked for can't be evaluated."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is evaluated: a network, or the pictures that another one made.
+
+    Attributes:
+        label: What it is called.
+        network: In eval mode; None for pictures.
+        pictures: By name.
+    """
+
+    label: str
+    network: nn.Module | None
+    pictures: dict[str, photos.Photo]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of it.
+
+    Attributes:
+        label: What it is called.
+        scores: By benchmark.
+        parameters: Of the network; None for pictures, as the next two.
+        seconds_per_megapixel: Of HR, from LR in memory to SR in memory.
+        peak_bytes: What restoring took at most: GPU memory, or how much the process grew.
+    """
+
+    label: str
+    scores: dict[str, list[Score]]
+    parameters: int | None = None
+    seconds_per_megapixel: float | None = None
+    peak_bytes: int | None = None
+
+
+def candidate(words: str, scale: int) -> Candidate:
+    """What is meant by an argument: `MODEL`, or `LABEL=MODEL`.
+
+    Raises:
+        UserError: There is none.
+    """
+    label, equals, name = words.partition("=")
+    if not equals or Path(words).exists():
+        label, name = "", words
+    if Path(name).is_dir() and not holds_model(name):
+        pictures = {photo.name: photo for photo in photos.find(str(Path(name).resolve()))}
+        return Candidate(label or Path(name).resolve().name, None, pictures)
+    found, network = find_model(name, scale)
+    return Candidate(label or found, network, {})
+
+
+def evaluate(
+    entry: Candidate,
+    benchmarks: Sequence[Benchmark],
+    scale: int,
+    address: str,
+    gpus: float = 0,
+    lpips: LPIPS | None = None,
+) -> Result:
+    """Restore and measure every image.
+
+    Args:
+        entry: What is evaluated.
+        benchmarks: On what.
+        scale: HR pixels per LR pixel.
+        address: Of a Ray cluster on which each image is a task, or `none`.
+        gpus: That each task takes.
+        lpips: A further measure.
+
+    Raises:
+        EvaluateError: A picture is missing, or is not the one.
+        TaskError: The cluster can't be reached, or can't finish.
+    """
+    if entry.network is None:
+        return Result(
+            entry.label,
+            {
+                b.name: [_measured(image, sr, scale, lpips) for image, sr in _pictures(entry, b, scale)]
+                for b in benchmarks
+            },
+        )
+    calls = [
+        (benchmark.name, image, scale, address != "none") for benchmark in benchmarks for image in benchmark.images
+    ]
+    if address == "none":
+        # The first picture of a process pays for what is set up once.
+        _restored(entry.network, calls[0][1], alone=True)
+        done: Iterable[_Done] = itertools.starmap(_one, ((entry.network, lpips, *call) for call in calls))
+    else:
+        # Not before the environment is settled.
+        from srcluster.cluster import tasks
+
+        done = tasks.starmap(_one, calls, address, shared=[entry.network.cpu(), lpips], gpus=gpus)
+    results = []
+    with progress(entry.label, len(calls), "images") as show:
+        for one in done:
+            results.append(one)
+            show(len(results), one.score.image)
+    by_image = {(one.benchmark, one.score.image): one for one in results}
+    scores = {b.name: [by_image[b.name, image.name].score for image in b.images] for b in benchmarks}
+    megapixels = sum(one.score.sr.shape[0] * one.score.sr.shape[1] for one in results) / 1e6
+    return Result(
+        entry.label,
+        scores,
+        sum(parameter.numel() for parameter in entry.network.parameters()),
+        sum(one.seconds for one in results) / megapixels,
+        max(one.peak_bytes for one in results),
+    )
+
+
+@dataclass(frozen=True)
+class _Done:
+    benchmark: str
+    score: Score
+    seconds: float
+    peak_bytes: int
+
+
+def _one(
+    network: nn.Module, lpips: LPIPS | None, benchmark: str, image: BenchmarkImage, scale: int, task: bool
+) -> _Done:
+    """One image; in a task it is one of several at a time on its node."""
+    if task and torch.cuda.is_available():
+        network = network.cuda()
+    sr, seconds, peak_bytes = _restored(network, image, alone=not task)
+    return _Done(benchmark, _measured(image, sr, scale, lpips), seconds, peak_bytes)
+
+
+def _measured(image: BenchmarkImage, sr: np.ndarray, scale: int, lpips: LPIPS | None) -> Score:
+    score = compare(image, sr, scale)
+    if lpips is not None:
+        # On the GPU only meanwhile: it is no part of what restoring the next image takes.
+        score.values[lpips.name] = lpips.to("cuda" if torch.cuda.is_available() else "cpu")(sr, image.hr)
+        lpips.cpu()
+    return score
+
+
+def _restored(network: nn.Module, image: BenchmarkImage, alone: bool) -> tuple[np.ndarray, float, int]:
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    share = 1 if alone or device.type == "cuda" else psutil.cpu_count() or 1
+    with _peak_bytes(device) as peak:
+        began = time.perf_counter()
+        sr = restore(network, image.lr, memory_at_hand(device) / share)
+        seconds = time.perf_counter() - began
+    return sr, seconds, peak[0]
+
+
+@contextmanager
+def _peak_bytes(device: torch.device) -> Iterator[list[int]]:
+    """How much memory is taken meanwhile, at most."""
+    peak = [0]
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        yield peak
+        peak[0] = torch.cuda.max_memory_allocated(device)
+        return
+    process, over = psutil.Process(), threading.Event()
+    before = process.memory_info().rss
+
+    def watch() -> None:
+        while True:
+            peak[0] = max(peak[0], process.memory_info().rss - before)
+            if over.wait(0.005):
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        over.set()
+        watcher.join()
+
+
+def _pictures(entry: Candidate, benchmark: Benchmark, scale: int) -> Iterator[tuple[BenchmarkImage, np.ndarray]]:
+    """Each image and its picture, by its name: baby.png, baby_x4.png, babyx4_SR.png; in a folder Set5, or in none."""
+    found = [(Path(name), photo) for name, photo in entry.pictures.items()]
+    inside = [one for one in found if benchmark.name.lower() in (part.lower() for part in one[0].parts[:-1])]
+    chosen = inside or [one for one in found if len(one[0].parts) == 1]
+    names = sorted((image.name for image in benchmark.images), key=len, reverse=True)
+    by_image: dict[str, list[photos.Photo]] = {name: [] for name in names}
+    for path, photo in chosen:
+        # The longest: bird_nest_x4.png is no bird.
+        if owner := next((name for name in names if _is_version(path.stem, name, scale)), None):
+            by_image[owner].append(photo)
+    for image in benchmark.images:
+        matches = by_image[image.name]
+        matches = [photo for photo in matches if Path(photo.name).stem.lower() == image.name.lower()] or matches
+        if len(matches) != 1:
+            there = " and ".join(photo.name for photo in matches) or "none"
+            raise EvaluateError(
+                f"{entry.label} must have one picture of {benchmark.name}'s {image.name}, called {image.name}.png or "
+                f"{image.name}_x{scale}.png and the like, and has {there}"
+            )
+        sr = matches[0].decode()
+        if sr.shape != image.hr.shape:
+            (height, width), (hr_height, hr_width) = sr.shape[:2], image.hr.shape[:2]
+            raise EvaluateError(
+                f"{matches[0].name} of {entry.label} has {width} x {height} pixels, and the original has {hr_width} x "
+                f"{hr_height} where its sides are cut to multiples of {scale}: enlarge that one's LR by {scale}"
+            )
+        yield image, sr
+
+
+def _is_version(stem: str, name: str, scale: int) -> bool:
+    """Whether a file's name is an image's, or goes on with the scale, or with neither a letter nor a digit."""
+    return re.fullmatch(rf"{re.escape(name)}(x{scale})?(?![^\W_]).*", stem, re.IGNORECASE) is not None

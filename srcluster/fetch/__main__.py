@@ -1,0 +1,248 @@
+"""`python -m srcluster.fetch NAME... --to DIR|s3://...`: public data sets, checked, as folders of pictures.
+
+What a file is known by, as its host publishes it or not:
+
+- MS-COCO: sizes and SHA-256 are those that TensorFlow Datasets publishes. The host has no valid certificate: its
+  address is plain http, and the checksum alone says that the file is right.
+- Set5, Set14, T91: the packages of SRCNN's authors, who publish no checksum; the ones here were taken from their page
+  by two parties independently, who agree.
+- BSD100: the test images of BSDS300. No checksum is published, nor an exact size: TLS, gzip's own checksum and the
+  number of pictures are all there is, and the SHA-256 that was found is printed.
+- vgg16: PyTorch publishes the first eight digits of the SHA-256, in the file's name; the others are as its users
+  have recorded them.
+- lpips-vgg: the heads of LPIPS 0.1, from its authors' repository; its checksum is that of their file.
+
+They keep their own terms: MS-COCO's pictures are their photographers', BSDS300 is for non-commercial research.
+"""
+
+import hashlib
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import Progress
+
+from srcluster import cli, local, storage
+from srcluster.data import archive
+from srcluster.data.archive import ArchiveError
+from srcluster.data.download import download
+from srcluster.errors import UserError
+from srcluster.recipe.yaml_files import did_you_mean
+
+__all__ = ["SOURCES", "FetchError", "Source", "fetch"]
+
+LINE_EVERY_S = 10.0
+WRITERS = 16
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that is fetched, and what it holds.
+
+    Attributes:
+        url: Its canonical address.
+        sha256: None if nobody publishes one.
+        size_bytes: None if nobody publishes it.
+        pictures: What the paths of the pictures in it end with; None for a file that is kept as it is.
+        count: How many pictures there are.
+    """
+
+    url: str
+    sha256: str | None
+    size_bytes: int | None
+    pictures: str | None = None
+    count: int = 1
+
+    @property
+    def file(self) -> str:
+        return self.url.rpartition("/")[2]
+
+    def place(self, name: str, to: str) -> str:
+        """The folder of its pictures, or where the file itself goes."""
+        return storage.join(to, name if self.pictures else self.file)
+
+    def is_at(self, place: str) -> bool:
+        return len(storage.names(place)) == self.count if self.pictures else storage.exists(place)
+
+
+_COCO = "http://images.cocodataset.org/zips"
+_SRCNN = "https://mmlab.ie.cuhk.edu.hk/projects/SRCNN"
+_BSDS = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/bsds"
+_SRCNN_V1 = (f"{_SRCNN}/SRCNN_v1.zip", "bfa68ca613c1326a59e0c34353205a254ab2b67e34df7f04e28eef567980af30", 7_558_018)
+
+SOURCES = {
+    "coco-train2017": Source(
+        f"{_COCO}/train2017.zip",
+        "69a8bb58ea5f8f99d24875f21416de2e9ded3178e903f1f7603e283b9e06d929",
+        19_336_861_798,
+        "train2017/*.jpg",
+        118_287,
+    ),
+    "coco-train2014": Source(
+        f"{_COCO}/train2014.zip",
+        "ede4087e640bddba550e090eae701092534b554b42b05ac33f0300b984b31775",
+        13_510_573_713,
+        "train2014/*.jpg",
+        82_783,
+    ),
+    "coco-val2017": Source(
+        f"{_COCO}/val2017.zip",
+        "4f7e2ccb2866ec5041993c9cf2a952bbed69647b115d0f74da7ce8f4bef82f05",
+        815_585_330,
+        "val2017/*.jpg",
+        5_000,
+    ),
+    "Set5": Source(*_SRCNN_V1, "Set5/*.bmp", 5),
+    "Set14": Source(*_SRCNN_V1, "Set14/*.bmp", 14),
+    "BSD100": Source(f"{_BSDS}/BSDS300-images.tgz", None, None, "images/test/*.jpg", 100),
+    "T91": Source(
+        f"{_SRCNN}/SRCNN_train.zip",
+        "001146419f7acfb12a3e7929c8acd5de88a08d687d6881085f81321ad6982b1a",
+        19_619_221,
+        "Train/*.bmp",
+        91,
+    ),
+    "vgg16": Source(
+        "https://download.pytorch.org/models/vgg16-397923af.pth",
+        "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
+        553_433_881,
+    ),
+    "lpips-vgg": Source(
+        "https://raw.githubusercontent.com/richzhang/PerceptualSimilarity/master/lpips/weights/v0.1/vgg.pth",
+        "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868",
+        7_289,
+    ),
+}
+"""The data sets by name."""
+
+
+class FetchError(UserError):
+    """A data set can't be fetched as it was asked for."""
+
+
+def fetch(
+    names: Annotated[list[str], typer.Argument(metavar="NAME...", help=f"{', '.join(SOURCES)}.")],
+    to: Annotated[str, typer.Option(help="Folder or s3:// prefix; a data set's pictures go into TO/NAME.")],
+    mirror: Annotated[
+        str | None, typer.Option("--from", metavar="URL|DIR", help="Where the same files are, instead of their hosts.")
+    ] = None,
+    downloads: Annotated[
+        Path | None, typer.Option(help="Where archives stay until they are unpacked; else in the state folder.")
+    ] = None,
+) -> None:
+    """Download data sets, check them, and unpack their pictures; what broke off continues, what is there stays."""
+    wanted = {name: _source(name) for name in names}
+    # Files of a folder that was named are used where they are, and stay.
+    borrowed = mirror is not None and Path(mirror).is_dir()
+    if mirror and not borrowed and not mirror.startswith(("http://", "https://")):
+        raise FetchError(f"--from {mirror} is neither a folder nor an http(s) address; correct it")
+    storage.check(to, write=True)
+    downloads = downloads or local.state_folder() / "downloads"
+    for name, source in wanted.items():
+        place = source.place(name, to)
+        if source.is_at(place):
+            print(f"{name}: in {place} already")
+            continue
+        path = _borrow(source, Path(mirror)) if borrowed else _download(source, mirror, downloads)
+        try:
+            _check(path, source)
+            _put(path, source, place)
+        except ArchiveError:
+            # The next run must not begin with the same wrong file.
+            if not borrowed:
+                path.unlink()
+            raise
+        print(f"{name}: {source.count} file{'s' * (source.count > 1)} in {place}")
+    for source in wanted.values():
+        # Not earlier, as one archive may hold several data sets.
+        if not borrowed:
+            (downloads / source.file).unlink(missing_ok=True)
+
+
+def _source(name: str) -> Source:
+    if name not in SOURCES:
+        raise FetchError(f"a data set is one of {', '.join(SOURCES)}, not {name!r}{did_you_mean(name, SOURCES)}")
+    return SOURCES[name]
+
+
+def _borrow(source: Source, folder: Path) -> Path:
+    path = folder / source.file
+    if not path.is_file():
+        raise FetchError(f"there is no {path}; put {source.url} there, or leave out --from")
+    return path
+
+
+def _download(source: Source, mirror: str | None, downloads: Path) -> Path:
+    path = downloads / source.file
+    if not path.exists():
+        url = storage.join(mirror, source.file) if mirror else source.url
+        with _progress(f"fetching {source.file}") as progress:
+            download(url, path, size_bytes=source.size_bytes, progress=progress)
+    return path
+
+
+def _check(path: Path, source: Source) -> None:
+    digest, done = hashlib.sha256(), 0
+    with _progress(f"checking {source.file}") as progress:
+        for chunk in storage.chunks(str(path)):
+            digest.update(chunk)
+            done += len(chunk)
+            progress(done, path.stat().st_size)
+    if source.sha256 is None:
+        print(f"{source.file}: no checksum is published; this one has SHA-256 {digest.hexdigest()}")
+    elif digest.hexdigest() != source.sha256:
+        raise ArchiveError(
+            f"{path} is not the file that it should be: its SHA-256 is {digest.hexdigest()}, not {source.sha256}; "
+            "fetch it again, or from another mirror"
+        )
+
+
+def _put(path: Path, source: Source, place: str) -> None:
+    """Copy the file, or the pictures in it, to where they belong."""
+    if source.pictures is None:
+        storage.upload(path, place)
+        return
+    names = archive.names(path, source.pictures)
+    if not len(set(names)) == len(names) == source.count:
+        raise ArchiveError(f"{path} holds {len(names)} {source.pictures}, not {source.count}; name another mirror")
+    if strangers := sorted(set(storage.names(place)) - set(names)):
+        raise FetchError(f"{place} holds {strangers[0]}, which is not of this data set; move it, or fetch elsewhere")
+    files = archive.pictures(path, source.pictures)
+    done = 0
+    with ThreadPoolExecutor(WRITERS) as pool, _progress(f"unpacking {source.file}") as progress:
+        # In batches, as a pool would take all pictures into memory at once.
+        while batch := list(itertools.islice(files, 4 * WRITERS)):
+            for _ in pool.map(lambda file: storage.write(storage.join(place, file[0]), file[1]), batch):
+                done += 1
+                progress(done, source.count)
+
+
+@contextmanager
+def _progress(doing: str) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on a terminal; elsewhere a line now and then."""
+    console = Console()
+    if console.is_terminal:
+        with Progress(console=console, transient=True) as bar:
+            task = bar.add_task(doing, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total)
+        return
+    due = time.monotonic() + LINE_EVERY_S
+
+    def line(done: int, total: int | None) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            due = time.monotonic() + LINE_EVERY_S
+            print(f"{doing}: {done / total:.0%}" if total else f"{doing}: {done / 1e6:.0f} MB", flush=True)
+
+    yield line
+
+
+if __name__ == "__main__":
+    cli.run(fetch)

@@ -1,0 +1,144 @@
+"""`python -m srcluster.pack SOURCE --to URL`: photographs to WebDataset shards, here or as tasks across a cluster."""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from pydantic import ValidationError
+
+from srcluster import cli, storage
+from srcluster.cluster.choose import choose_cluster
+from srcluster.data import photos, shards, verification
+from srcluster.data.default_shards import print_packed
+from srcluster.data.shards import Packing
+from srcluster.errors import UserError
+from srcluster.pack.work import Work
+from srcluster.recipe.validation import explain
+
+__all__ = ["PackError", "pack"]
+
+
+class PackError(UserError):
+    """What was asked for can't be packed, or what was packed is not as it was."""
+
+
+def pack(
+    source: Annotated[
+        str | None,
+        typer.Argument(help="A folder, a .zip, s3://bucket/prefix, a name under SRCLUSTER_DATA (T91), or `wheels`."),
+    ] = None,
+    to: Annotated[str | None, typer.Option(metavar="URL", help="Folder or s3:// prefix that the shards go to.")] = None,
+    crop: Annotated[int, typer.Option(help="Side of the crops in pixels; 0 keeps whole photographs.")] = 288,
+    crops_per_photo: Annotated[int, typer.Option(help="Crops cut from each photograph.")] = 1,
+    limit: Annotated[int, typer.Option(help="Take only so many photographs; 0 takes all.")] = 0,
+    min_side: Annotated[int, typer.Option(help="Skip photographs with a shorter side, in pixels.")] = 0,
+    skip_share: Annotated[float, typer.Option(help="The largest share of photographs that may be unusable.")] = 0.1,
+    format: Annotated[str, typer.Option(help="tiff, webp, png, npy (raw) or jpg (lossy).")] = "tiff",
+    shard_mb: Annotated[float, typer.Option(help="About how large a shard is, in 10^6 bytes.")] = 64,
+    seed: Annotated[int, typer.Option(help="Decides where crops are cut.")] = 0,
+    address: Annotated[
+        str,
+        typer.Option(
+            help="A Ray cluster; `none` is this process alone; `local` is the embedded cluster, with its S3; `auto` is "
+            "RAY_ADDRESS, or else none. A single shard is always made in this process."
+        ),
+    ] = "auto",
+    workers: Annotated[int, typer.Option(help="Shards made at a time on a cluster; 0 for one on each core.")] = 0,
+    verify: Annotated[
+        str | None, typer.Option(metavar="URL", help="Instead, read shards again and compare them with their manifest.")
+    ] = None,
+) -> None:
+    """Cut photographs into HR samples and store them as tar shards, with a manifest.
+
+    Typed again after an interruption, it makes only the shards that are missing.
+    """
+    if workers < 0 or limit < 0:
+        raise PackError("--workers and --limit must be 0 or more")
+    if not 0 <= skip_share <= 1:
+        raise PackError(f"--skip-share must be from 0 to 1, not {skip_share:g}")
+    if verify is not None:
+        if source is not None or to is not None:
+            raise PackError("--verify reads shards that are there: leave out SOURCE and --to")
+        _verify(_absolute(verify), choose_cluster(address), workers)
+        return
+    if source is None or to is None:
+        raise PackError("say what to pack and where to: python -m srcluster.pack SOURCE --to URL")
+    packing = _packing(
+        source=source,
+        crop=crop or None,
+        crops_per_photo=crops_per_photo,
+        min_side=min_side,
+        format=format,
+        shard_bytes=shard_mb * 1e6 // 1,
+        seed=seed,
+    )
+    address = choose_cluster(address)
+    to = _absolute(to)
+    found = photos.find(source)[: limit or None]
+    _refuse_others(to, packing)
+    work = Work("packing", address, workers, trouble="photographs skipped", troubles=lambda made: len(made.skipped))
+    with _interruptible("the shards that are complete stay, continue"):
+        manifest = shards.pack(found, packing, to, run=work.run, skip_share=skip_share)
+    print_packed(manifest, to)
+    if not work.shards:
+        print("nothing was to be done: all of it was there already")
+        return
+    shards_were = "shard was" if work.shards == 1 else "shards were"
+    print(f"{work.shards} {shards_were} made in {work.seconds:.1f} s, {work.samples_per_s:.0f} samples/s")
+
+
+def _packing(**settings: Any) -> Packing:
+    try:
+        return Packing(**settings)
+    except ValidationError as error:
+        raise PackError(explain(error, Packing)) from error
+
+
+def _absolute(url: str) -> str:
+    """The URL as any process understands it: those of a cluster work in other folders."""
+    return url if "://" in url or url.startswith("file:") else str(Path(url).absolute())
+
+
+def _refuse_others(url: str, packing: Packing) -> None:
+    """Hours of work are not to be lost to a wrong --to."""
+    storage.check(url, write=True)
+    if not storage.exists(storage.join(url, "manifest.json")):
+        return
+    there, asked = shards.load_manifest(url).packing.model_dump(), packing.model_dump()
+    if changed := [f"{name} {there[name]}, not {asked[name]}" for name in asked if there[name] != asked[name]]:
+        raise PackError(f"{url} has shards of other settings ({'; '.join(changed)}): pack elsewhere, or delete them")
+
+
+def _verify(url: str, address: str, workers: int) -> None:
+    work = Work("verifying", address, workers, trouble="bad", troubles=lambda checked: checked.fault is not None)
+    with _interruptible("verify anew"):
+        manifest, all_checked = verification.verify(url, run=work.run)
+    bad = [checked for checked in all_checked if checked.fault]
+    for checked in bad:
+        print(f"{checked.name} {checked.fault}")
+    if bad:
+        raise PackError(
+            f"{len(bad)} of {len(all_checked)} shards of {url} are bad: delete them and pack with the same settings, "
+            "which makes only these again"
+        )
+    print(
+        f"{manifest.samples} samples in {len(all_checked)} shards of {url} are as their manifest says, digest "
+        f"{manifest.digest()}; {work.samples_per_s:.0f} samples/s"
+    )
+
+
+@contextmanager
+def _interruptible(advice: str) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted; {advice} with: python -m srcluster.pack {shlex.join(sys.argv[1:])}")
+        raise typer.Exit(130) from None
+
+
+if __name__ == "__main__":
+    cli.run(pack)

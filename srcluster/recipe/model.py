@@ -1,0 +1,92 @@
+"""The part of a recipe that says which network."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from srcluster.recipe.validation import Part
+
+__all__ = ["SRCNN", "Interpolation", "Model", "Residual"]
+
+
+class Interpolation(Part):
+    """No network: the baselines of every table, evaluated by the same code as the networks."""
+
+    kind: Literal["interpolation"] = "interpolation"
+    kernel: Literal["nearest", "bilinear", "bicubic"] = "bicubic"
+
+
+class SRCNN(Part):
+    """Dong et al., "Image Super-Resolution Using Deep Convolutional Networks" (TPAMI 2016)."""
+
+    kind: Literal["srcnn"]
+    kernel_sizes: tuple[int, int, int] = (9, 5, 5)
+    """Side of the filters of patch extraction, non-linear mapping and reconstruction; the paper's 9-1-5 or 9-5-5."""
+    features: tuple[int, int] = (64, 32)
+    """Channels after the first and the second layer."""
+    init: Literal["identity", "he", "paper"] = "identity"
+    """How the weights begin: `paper` is Gaussian with deviation 0.001; `he` is He et al., 2015; `identity` is `he`
+    with one channel that hands the bicubic picture through, so that the network begins as good as bicubic."""
+
+    @model_validator(mode="after")
+    def _odd(self):
+        if any(size < 1 or size % 2 == 0 for size in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes are odd, so that a filter has a centre, not {self.kernel_sizes}")
+        return self
+
+
+class Residual(Part):
+    """A trunk of residual blocks on the LR grid, then an upsampler.
+
+    It is, by its settings:
+
+    - SRResNet (Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network",
+      CVPR 2017, figure 4): the defaults.
+    - The perceptual network (Johnson et al., "Perceptual Losses for Real-Time Style Transfer and Super-Resolution",
+      ECCV 2016, supplementary, table 2): `blocks: 4, activation: relu, around: norm_activation, long_skip: false,
+      output: tanh`, and an upsampler of choice.
+    - EDSR (Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution", CVPR-W 2017, figure 3):
+      `norm: none, activation: relu, around: none, outer_kernel: 3, subtract_mean: true`, and with `blocks: 32,
+      features: 256, residual_scale: 0.1` the large one.
+    """
+
+    kind: Literal["residual"]
+    features: int = Field(64, ge=1)
+    """Channels of every inner layer."""
+    blocks: int = Field(16, ge=0)
+    norm: Literal["batch", "none"] = "batch"
+    activation: Literal["relu", "prelu"] = "prelu"
+    residual_scale: float = Field(1.0, gt=0)
+    """What a block's branch is multiplied by before it is added."""
+    long_skip: bool = True
+    """Whether one more convolution follows the blocks, and the head's features are added to it."""
+    around: Literal["none", "activation", "norm_activation"] = "activation"
+    """What follows the head and each convolution of the upsampler."""
+    outer_kernel: int = Field(9, ge=1)
+    """Side of the head's and the tail's filters; odd."""
+    upsampler: Literal["pixel_shuffle", "deconv3", "deconv4", "nearest_conv"] = "pixel_shuffle"
+    """Sub-pixel convolution 3x3, transposed convolution 3x3 or 4x4, or nearest neighbour and convolution 3x3."""
+    output: Literal["linear", "tanh"] = "linear"
+    """`tanh` is scaled to [0, 1]."""
+    base: Literal["none", "bilinear"] = "none"
+    """An enlargement of LR that the output is added to, as in BasicSR's MSRResNet."""
+    subtract_mean: bool = False
+    """Take the mean colour of DIV2K from LR, and add it to the output."""
+    init: Literal["torch", "small"] = "torch"
+    """`torch`: uniform within 1/sqrt(fan-in), as Torch and PyTorch draw, in which the papers' networks began; `small`:
+    a tenth of He et al.'s normal deviation, biases 0, as in BasicSR's MSRResNet."""
+    icnr: bool = False
+    """Begin sub-pixel convolutions as nearest neighbour enlargement (Aitken et al., 2017)."""
+
+    @model_validator(mode="after")
+    def _makes_sense(self):
+        if self.outer_kernel % 2 == 0:
+            raise ValueError(f"outer_kernel is odd, so that a filter has a centre, not {self.outer_kernel}")
+        if self.icnr and self.upsampler != "pixel_shuffle":
+            raise ValueError(f"icnr is for upsampler: pixel_shuffle, not {self.upsampler}")
+        if self.output == "tanh" and (self.base != "none" or self.subtract_mean):
+            raise ValueError("output: tanh gives a picture: nothing is added to it by base or subtract_mean")
+        return self
+
+
+Model = Annotated[Interpolation | SRCNN | Residual, Field(discriminator="kind")]

@@ -1,0 +1,155 @@
+"""What one training run is.
+
+A recipe says everything once: with its shards' manifest digest and its seed it reproduces a run. It is read from
+YAML, by the name of one that ships with the package or by a path, and changed by dotted overrides
+(`optimizer.lr=3e-4`). The batch is the global batch and time is counted in steps, so that more workers change the
+speed of an experiment and not the experiment.
+"""
+
+import copy
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from srcluster.errors import UserError
+from srcluster.recipe.data import Data
+from srcluster.recipe.evaluation import Checkpoint, Evaluation
+from srcluster.recipe.model import Model
+from srcluster.recipe.objective import Objective, Pixel
+from srcluster.recipe.optimizer import Adam, Optimizer, Schedule
+from srcluster.recipe.validation import Part, explain
+from srcluster.recipe.yaml_files import did_you_mean, read_mapping, read_yaml
+
+__all__ = ["Recipe", "RecipeError", "flatten", "load", "parse_overrides", "recipe_from", "shipped", "with_overrides"]
+
+
+class RecipeError(UserError):
+    """A recipe or an override says something that can't be understood."""
+
+
+class Recipe(Part):
+    """One training run."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    scale: Literal[2, 3, 4] = 4
+    seed: int = Field(0, ge=0)
+    steps: int = Field(ge=0)
+    model: Model
+    data: Data = Data()
+    objective: Objective = Pixel()
+    optimizer: Optimizer = Adam()
+    schedule: Schedule = Schedule()
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the forward and backward passes; `auto` is bf16 where the device multiplies it faster than fp32."""
+    compile: bool = False
+    """Compile the network; it costs up to a minute at the start."""
+    ema: float = Field(0.0, ge=0, lt=1)
+    """Decay of the moving average of the weights that is evaluated and kept; 0 keeps none."""
+    clip_norm: float = Field(0.0, ge=0)
+    """Largest norm of the gradient of all weights; 0 does not clip."""
+    log_every_steps: int = Field(50, ge=1)
+    evaluation: Evaluation = Evaluation()
+    checkpoint: Checkpoint = Checkpoint()
+
+    @model_validator(mode="after")
+    def _fits(self):
+        if self.data.patch % self.scale:
+            raise ValueError(f"data.patch is a multiple of the scale {self.scale}, not {self.data.patch}")
+        return self
+
+    def digest(self) -> str:
+        """12 hexadecimal digits that change with anything the recipe says."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def shipped() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(
+        entry.name.removesuffix(".yaml")
+        for entry in (resources.files("srcluster") / "recipes").iterdir()
+        if entry.name.endswith(".yaml")
+    )
+
+
+def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
+    """Read a recipe.
+
+    Args:
+        name: One that ships with the package (`srcnn`), or the path of a YAML file.
+        overrides: `key.key=value`, the value in YAML.
+
+    Raises:
+        RecipeError: There is none of that name, or it or an override is not understood.
+    """
+    names = shipped()
+    path = Path(name)
+    if name in names:
+        text = (resources.files("srcluster") / "recipes" / f"{name}.yaml").read_text()
+        path = Path(f"{name}.yaml")
+    elif path.is_file():
+        text = path.read_text()
+    else:
+        raise RecipeError(f"there is no recipe {name!r}{did_you_mean(name, names)}; shipped are {', '.join(names)}")
+    values = read_mapping(text, str(path), "steps:, model: and so on")
+    return recipe_from({"name": path.stem, **values}, parse_overrides(overrides))
+
+
+def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
+    """`optimizer.lr=3e-4`, as typed, to dotted keys and values.
+
+    Raises:
+        RecipeError: One has no key or no =.
+    """
+    overrides = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise RecipeError(f"an override reads key=value, as in optimizer.lr=3e-4, not {text!r}")
+        overrides[key.strip()] = read_yaml(value, text)
+    return overrides
+
+
+def with_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of nested `values` with each dotted key of `overrides` replaced."""
+    changed = {key: with_overrides(value, {}) if isinstance(value, Mapping) else value for key, value in values.items()}
+    for dotted, value in overrides.items():
+        *parents, last = dotted.split(".")
+        part = changed
+        for parent in parents:
+            if not isinstance(part.setdefault(parent, {}), dict):
+                raise RecipeError(f"{dotted} is not in a recipe: {parent} is a single value")
+            part = part[parent]
+        # A later key may be one inside it.
+        part[last] = copy.deepcopy(value)
+    return changed
+
+
+def recipe_from(values: Mapping[str, Any], overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """Validate nested values, with dotted overrides, into a recipe.
+
+    Raises:
+        RecipeError: A key is unknown (it says which was probably meant), or a value is out of its range.
+    """
+    try:
+        return Recipe.model_validate(with_overrides(values, overrides or {}))
+    except ValidationError as error:
+        raise RecipeError(f"recipe {values.get('name', '')}: {explain(error, Recipe)}") from error
+
+
+def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested parameters as MLflow takes them: `{"optimizer": {"lr": 1e-4}}` is `{"optimizer.lr": "0.0001"}`.
+
+    Lists are compact JSON; None, True and False are "null", "true" and "false", as in the recipe's YAML.
+    """
+    flat = {}
+    for name, value in params.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    return flat

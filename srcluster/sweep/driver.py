@@ -1,0 +1,188 @@
+"""A sweep's driver: settles what the trials read, hands them to Ray Tune, and concludes."""
+
+import functools
+import logging
+import math
+import os
+import signal
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.execution import class_cache
+
+from srcluster import storage, tracking
+from srcluster.cluster.tasks import connect, warn_if_no_capacity
+from srcluster.data import benchmarks
+from srcluster.data.benchmarks import Benchmark
+from srcluster.sweep.plan import Sweep, SweepError, Trial, ladder
+from srcluster.sweep.queue import TrialFeed, TrialQueue
+from srcluster.sweep.report import Outcome, Progress, conclude
+from srcluster.sweep.results import latest
+from srcluster.sweep.trial import run_trial
+from srcluster.train.run import log_baseline
+from srcluster.train.settings import resolve_recipe, results_url, worker_env
+from srcluster.training.lease import Lease, LeaseError
+
+__all__ = ["run"]
+
+_RETRIES = 2
+"""How often a trial whose process died is continued from its last checkpoint."""
+
+_DRIVER = {"CPU": 0, "memory": 1 << 29}
+"""What the driver of a trial of several workers takes: they take all the cores."""
+
+
+def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: bool, once: bool) -> Outcome:
+    """Run every trial, or continue the last sweep of these very trials.
+
+    Args:
+        file: The sweep's YAML file.
+        plan: What it says.
+        trials: What is tried.
+        address: Of the Ray cluster.
+        resume: Whether to continue.
+        once: Whether to continue if there is something to, and else to start.
+
+    Raises:
+        PhotoError: A benchmark can't be measured.
+        SweepError: There is nothing to resume, or no trial fits into the cluster.
+        StorageError: SRCLUSTER_STORAGE can't be written to.
+        TrackingError: No MLflow server answers.
+        LeaseError: Another driver took the sweep over.
+    """
+    # A pod that is deleted, or `ray job stop`: Tune knows Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    home = results_url("sweeps")
+    trials = [replace(trial, recipe=resolve_recipe(trial.recipe)) for trial in trials]
+    recipe = trials[0].recipe
+    measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
+    place = storage.join(home, _name(home, plan, trials, resume, once))
+    with Lease(place, functools.partial(print, flush=True)) as lease:
+        return _run(file, plan, trials, address, place, measured, lease)
+
+
+def _run(
+    file: Path, plan: Sweep, trials: list[Trial], address: str, place: str, measured: list[Benchmark], lease: Lease
+) -> Outcome:
+    name, scale = place.rpartition("/")[2], trials[0].recipe.scale
+    environment = tracking.environment_tags()
+    # Tune's banner is shown whatever the verbosity; and it would ask a queue for one trial more than the cluster holds,
+    # so that a cluster that grows would by one at a time.
+    os.environ |= {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_MAX_PENDING_TRIALS_PG": str(len(trials))}
+    # Tune would hand the keys of S3 to each trial's actor, and so to Ray's logs. The nodes have their own.
+    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if name.startswith("AWS_")}
+    connect(address, runtime_env={"env_vars": worker_env()})
+    slots = _slots(plan, len(trials))
+    tracking.end_abandoned(plan.name)
+    tags = {"srcluster.sweep": "true", **environment}
+    with tracking.Run.start(plan.name, name, key=name, tags=tags) as parent, tracking.alive(parent):
+        parent.text(file.read_text(), file.name)
+        print(f"{name}: {ladder(plan, trials)} on Ray at {address}")
+        print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
+        bicubic = {"parent": parent.id, "key": f"{name}/bicubic"}
+        score = f"psnr_y/{measured[0].name}"
+        queue = TrialQueue(plan, trials, score, place, functools.partial(_config, plan, place, parent.id))
+        if known := latest(queue.earlier):
+            print(f"{len(known)} of {len(trials)} trials have run before", flush=True)
+        # Nothing that Tune keeps is needed to continue: it would have to be unpickled. Tune's advice is to do so.
+        logging.getLogger("ray.tune.tune").setLevel(logging.ERROR)
+        with ThreadPoolExecutor(1) as meanwhile, tempfile.TemporaryDirectory(prefix="srcluster-") as folder:
+            baseline = meanwhile.submit(log_baseline, plan.name, measured, scale, **bicubic)
+            try:
+                _tuner(queue, slots, folder, lease).fit()
+            except LeaseError:
+                # The run in MLflow is the other's as well.
+                parent.close(timeout_s=10)
+                raise
+        outcome = conclude(len(trials), queue.ended(), baseline.result(), parent, place, Path("results", name))
+    ray.shutdown()
+    return outcome
+
+
+def _name(home: str, plan: Sweep, trials: list[Trial], resume: bool, once: bool) -> str:
+    """What this sweep is called: by what it tries, and the how-manieth time it is that it does."""
+    base, number = f"{plan.name}-{plan.digest(trials)}", 1
+    while storage.exists(storage.join(home, f"{base}-{number}", "trials.json")):
+        number += 1
+    if number > 1 and (resume or once):
+        return f"{base}-{number - 1}"
+    if resume:
+        raise SweepError("there is no sweep of these trials to resume: start it without --resume")
+    name = f"{base}-{number}"
+    recipes = ",\n".join(trial.recipe.model_dump_json() for trial in trials)
+    storage.write(storage.join(home, name, "trials.json"), f"[{recipes}]\n".encode())
+    return name
+
+
+def _tuner(queue: TrialQueue, slots: int | None, folder: str, lease: Lease) -> tune.Tuner:
+    resources = queue.plan.resources
+    alone = {"CPU": resources.cpu, "GPU": resources.gpu}
+    fleet = {
+        "fewest": resources.workers,
+        "most": resources.workers,
+        "cpus": resources.cpu,
+        "gpu": resources.gpu > 0,
+        "retries": _RETRIES,
+    }
+    return tune.Tuner(
+        tune.with_resources(run_trial, alone if resources.workers == 1 else _DRIVER),
+        param_space={"fleet": fleet},
+        tune_config=tune.TuneConfig(
+            search_alg=queue,
+            num_samples=-1,  # As many as the queue gives.
+            max_concurrent_trials=slots,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            storage_path=folder,
+            callbacks=[Progress(queue.score), TrialFeed(queue, lease.check)],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=_RETRIES),
+        ),
+    )
+
+
+def _config(plan: Sweep, place: str, parent_id: str, trial: Trial, stop_at_step: int | None) -> dict[str, Any]:
+    return {
+        "index": trial.index,
+        "stop_at_step": stop_at_step,
+        "label": trial.label,
+        "recipe": trial.recipe.model_dump(mode="json"),
+        "values": trial.values,
+        "experiment": plan.name,
+        "parent": parent_id,
+        "key": f"{place.rpartition('/')[2]}/{trial.index}",
+        "home": place,
+        "name": trial.folder,
+    }
+
+
+def _slots(plan: Sweep, trials: int) -> int | None:
+    """Trials at once: as many as the cluster holds, since more would only wait; None where it may grow.
+
+    A cluster whose head runs nothing has workers that come when there is something to run, and Tune's waiting trials
+    are what they come for.
+    """
+    wanted = {"CPU": plan.resources.cpu, "GPU": plan.resources.gpu}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    workers = sum(
+        min(math.floor(node.get(kind, 0) / amount) for kind, amount in wanted.items() if amount) for node in nodes
+    )
+    slots = workers // plan.resources.workers
+    if not any("node:__internal_head__" in node and node.get("CPU") for node in nodes):
+        if not slots:
+            print(f"there is no room for a trial ({plan.resources}) yet: waiting for the cluster to grow", flush=True)
+        return None
+    if not slots:
+        held = ray.cluster_resources()
+        raise SweepError(
+            f"a trial takes {plan.resources}, and the cluster has {held.get('CPU', 0):g} CPU and "
+            f"{held.get('GPU', 0):g} GPU: lower it with --workers, --cpus and --gpus"
+        )
+    warn_if_no_capacity({kind: amount * plan.resources.workers for kind, amount in wanted.items()})
+    return min(slots, trials)

@@ -1,0 +1,123 @@
+"""What came of a sweep's trials, in rows: ranked, with bicubic, and over seeds."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
+from typing import Any
+
+from srcluster.recipe import Recipe
+from srcluster.sweep.plan import Trial, label_of
+
+__all__ = ["JobResult", "Rows", "best_first", "latest", "markdown", "over_seeds", "ranked", "scores_of"]
+
+Rows = list[list[str]]
+"""A table, its header first."""
+
+_SHOWN = {"psnr_y": ("PSNR-Y, dB", ".2f"), "ssim_y": ("SSIM-Y", ".4f"), "checkerboard_db": ("checkerboard, dB", ".2f")}
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """How a job ended: `finished`, `stopped` at `stop_at_step`, `failed`, or `killed` with the sweep."""
+
+    trial: Trial
+    stop_at_step: int | None
+    state: str
+    metrics: Mapping[str, Any]
+    error: str
+
+    @classmethod
+    def of(cls, job) -> "JobResult":
+        """What Tune has of a job, a trial in its words."""
+        trial, metrics = job.config["trial"], job.last_result or {}
+        error = metrics.get("error", "")
+        if job.status == "ERROR":
+            error = (job.get_error() or "its process died").strip().splitlines()[-1]
+        if error:
+            state = "failed"
+        elif "best/step" in metrics:
+            state = "finished"
+        else:
+            state = "stopped" if metrics.get("done") else "killed"
+        recipe = Recipe.model_validate(trial["recipe"])
+        return cls(Trial(trial["index"], recipe, trial["values"]), trial["stop_at_step"], state, metrics, error)
+
+
+def latest(jobs: Iterable[JobResult]) -> list[JobResult]:
+    """Of each trial's jobs the one that was to come farthest, knowing what those before came to; by trial."""
+    farthest: dict[int, JobResult] = {}
+    for job in sorted(jobs, key=lambda job: job.stop_at_step or math.inf):
+        before = farthest.get(job.trial.index)
+        farthest[job.trial.index] = replace(job, metrics={**before.metrics, **job.metrics}) if before else job
+    return [farthest[index] for index in sorted(farthest)]
+
+
+def scores_of(bicubic: Mapping[str, float]) -> list[str]:
+    """The metrics of a table: PSNR on each benchmark, and on the first what the eye sees beside it."""
+    first = next(iter(bicubic)).partition("/")[2]
+    others = [f"{name}/{first}" for name in _SHOWN if name != "psnr_y"]
+    return [key for key in bicubic if key.startswith("psnr_y/")] + others
+
+
+def best_first(ended: Iterable[JobResult], score: str) -> list[JobResult]:
+    """Trials that finished by the score of their best weights, and the others by how far they came and their score."""
+
+    def rank(one: JobResult) -> tuple[bool, float, float]:
+        if one.state == "finished":
+            return True, 0, one.metrics[f"best/{score}"]
+        return False, one.metrics.get("step", 0), one.metrics.get(score, -math.inf)
+
+    return sorted(ended, key=rank, reverse=True)
+
+
+def ranked(ended: Sequence[JobResult], bicubic: Mapping[str, float]) -> Rows:
+    """Every trial: those that finished, bicubic, and the others, each with the reason."""
+    scores = scores_of(bicubic)
+    rows = [["trial", *map(_header, scores), "state"]]
+    for one in ended:
+        if one.state == "finished":
+            rows.append([one.trial.label, *(_shown(key, one.metrics[f"best/{key}"]) for key in scores), "finished"])
+    rows.append(["bicubic", *(_shown(key, bicubic[key]) for key in scores), "baseline"])
+    for one in ended:
+        if one.state != "finished":
+            # Its benchmarks other than the first are measured at a trial's end alone.
+            known = [_shown(key, one.metrics[key]) if key in one.metrics else "" for key in scores]
+            why = f"at step {one.stop_at_step}" if one.state == "stopped" else one.error
+            rows.append([one.trial.label, *known, f"{one.state} {why}".strip()])
+    return rows
+
+
+def over_seeds(ended: Iterable[JobResult], bicubic: Mapping[str, float]) -> Rows:
+    """Mean and standard deviation over seeds, in the order of their best; no rows where nothing differs by seed."""
+    alike: dict[str, list[JobResult]] = {}
+    for one in ended:
+        chosen = {key: value for key, value in one.trial.chosen.items() if key != "seed"}
+        if one.state == "finished" and len(chosen) < len(one.trial.chosen):
+            alike.setdefault(label_of(chosen), []).append(one)
+    if not any(len(group) > 1 for group in alike.values()):
+        return []
+    scores = scores_of(bicubic)
+    rows = [["over seeds", *map(_header, scores), "seeds"]]
+    for label, group in alike.items():
+        columns = [[one.metrics[f"best/{key}"] for one in group] for key in scores]
+        cells = [_shown(key, fmean(column)) + _spread(key, column) for key, column in zip(scores, columns, strict=True)]
+        rows.append([label or "all", *cells, str(len(group))])
+    return rows
+
+
+def markdown(rows: Rows) -> str:
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
+
+
+def _header(score: str) -> str:
+    name, _, benchmark = score.partition("/")
+    return f"{benchmark} {_SHOWN[name][0]}"
+
+
+def _shown(score: str, value: float) -> str:
+    return format(value, _SHOWN[score.partition("/")[0]][1])
+
+
+def _spread(score: str, values: Sequence[float]) -> str:
+    return f" ± {_shown(score, stdev(values))}" if len(values) > 1 else ""

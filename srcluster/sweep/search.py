@@ -1,0 +1,62 @@
+"""The search of a sweep: values by what earlier trials came to, chosen by Optuna's TPE."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from srcluster.sweep.plan import Parameter, Sweep
+from srcluster.sweep.results import JobResult
+
+__all__ = ["suggest"]
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def suggest(plan: Sweep, earlier: Sequence[JobResult], score: str) -> dict[str, Any]:
+    """Values of the parameters for the next trial; the same for the same arguments.
+
+    Args:
+        plan: The sweep, with a search.
+        earlier: The trials before it; those that still run are `killed`.
+        score: The metric whose best value is maximised, such as psnr_y/Set5.
+    """
+    space = {key: _distribution(parameter) for key, parameter in plan.parameters.items()}
+    (seed,) = np.random.SeedSequence([plan.seed, len(earlier)]).generate_state(1).tolist()
+    # Trials run side by side: the liar keeps it from what is being tried.
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, constant_liar=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.add_trials([_known(one, plan, space, score) for one in earlier])
+    params = study.ask(space).params
+    return {
+        key: parameter.choice[params[key]] if parameter.choice else params[key]
+        for key, parameter in plan.parameters.items()
+    }
+
+
+def _distribution(parameter: Parameter) -> BaseDistribution:
+    if parameter.choice:
+        # By index, since a value may be a list or mapping.
+        return CategoricalDistribution(range(len(parameter.choice)))
+    return FloatDistribution(*(parameter.uniform or parameter.loguniform), log=parameter.loguniform is not None)
+
+
+def _known(one: JobResult, plan: Sweep, space: Mapping[str, BaseDistribution], score: str) -> FrozenTrial:
+    match one.state:
+        case "finished":
+            told = {"state": TrialState.COMPLETE, "value": one.metrics[f"best/{score}"]}
+        case "stopped":
+            told = {"state": TrialState.PRUNED, "intermediate_values": {one.metrics["step"]: one.metrics[score]}}
+        case "failed":
+            # Without a value it is the worst. Of what is FAIL nothing is learned, and most of these diverged.
+            told = {"state": TrialState.PRUNED}
+        case _:
+            told = {"state": TrialState.RUNNING}
+    params = {
+        key: parameter.choice.index(one.trial.values[key]) if parameter.choice else one.trial.values[key]
+        for key, parameter in plan.parameters.items()
+    }
+    return create_trial(params=params, distributions=space, **told)

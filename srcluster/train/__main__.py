@@ -1,0 +1,77 @@
+"""`python -m srcluster.train srresnet`: one recipe, over any number of workers, under Ray Train."""
+
+import os
+import re
+import sys
+from typing import Annotated
+
+import typer
+
+from srcluster import cli
+from srcluster.cluster import choose
+from srcluster.errors import UserError
+from srcluster.recipe import load
+
+__all__ = ["train"]
+
+
+def train(
+    recipe: Annotated[str, typer.Argument(help="One that ships (srcnn, srresnet, perceptual, edsr), or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="Keys of the recipe: data.shards=s3://bucket/coco steps=5000.")
+    ] = None,
+    workers: Annotated[
+        str, typer.Option(help="Processes that share each batch; `2..8`: as many of these as the cluster has.")
+    ] = "1",
+    gpu: Annotated[bool, typer.Option("--gpu", help="Give each worker a GPU.")] = False,
+    cpus: Annotated[int, typer.Option(help="Cores of each worker; 0: an equal share of the cluster's.", min=0)] = 0,
+    name: Annotated[str, typer.Option(help="What the run is called; by default the recipe's name and digest.")] = "",
+    address: Annotated[
+        str, typer.Option(help="A Ray cluster; `local` is the embedded one; `auto` is RAY_ADDRESS, or else local.")
+    ] = "auto",
+    retries: Annotated[int, typer.Option(help="How often a run whose worker died goes on.", min=0)] = 8,
+    submit: Annotated[
+        bool, typer.Option("--submit", help="As a job on the cluster, with a copy of this folder; see `ray job`.")
+    ] = False,
+) -> None:
+    """Train a recipe; the same command again continues it."""
+    chosen = load(recipe, overrides or ())
+    fewest, most = _range(workers)
+    if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
+        raise UserError(f"--name is made of letters, digits and _.- , not {name!r}")
+    if submit:
+        typed = [word for word in sys.argv[1:] if word != "--submit"]
+        if not name:
+            name = f"{chosen.name}-{chosen.digest()[:8]}"
+            typed += ["--name", name]
+        _submit(name, typed)
+        return
+    address = choose.join(address)
+    # Ray reads its environment when it is imported.
+    from srcluster.train import driver
+
+    fleet = driver.Fleet(fewest, most, cpus, gpu, retries)
+    if not driver.run(chosen, name, fleet, address):
+        print("interrupted; nothing is lost, the same command continues it")
+        raise typer.Exit(130)
+
+
+def _submit(name: str, typed: list[str]) -> None:
+    if not os.environ.keys() & {"RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"}:
+        choose.join("local")
+    from srcluster.train import submit as submission
+
+    if not submission.submit(name, ["python", "-m", "srcluster.train", *typed]):
+        raise typer.Exit(1)
+
+
+def _range(workers: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", workers)
+    fewest, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= fewest <= most:
+        raise UserError(f"--workers is a number, or two as in 2..8, not {workers!r}")
+    return fewest, most
+
+
+if __name__ == "__main__":
+    cli.run(train)

@@ -1,0 +1,180 @@
+"""One run from its recipe to its result, whoever started it: data, training, storage and MLflow brought together."""
+
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+
+from srcluster import models, storage, tracking
+from srcluster.data import benchmarks
+from srcluster.data.benchmarks import Benchmark
+from srcluster.data.figures import comparison_of
+from srcluster.data.stream import Stream, open_stream
+from srcluster.errors import UserError
+from srcluster.models.saved import load_model, save_weights
+from srcluster.recipe import Interpolation, Recipe
+from srcluster.tracking import Run
+from srcluster.training.evaluation import evaluate, means, restore
+from srcluster.training.loop import Fit, fit
+from srcluster.training.ranks import Ranks
+from srcluster.training.store import RunStore
+
+__all__ = ["log_baseline", "publish", "train_run"]
+
+# A sweep's trials follow each other in one process, and BSD100 takes seconds.
+_benchmarks = functools.lru_cache(1)(benchmarks.load_all)
+
+
+@dataclass(frozen=True)
+class _Reporter:
+    """All that rank 0 is told goes to MLflow, checkpoints to storage, and scores to whoever decides by them."""
+
+    run: Run | None
+    store: RunStore
+    tell: Callable[[int, dict[str, float]], None]
+    preempted: Callable[[], bool]
+
+    def report(self, step: int, metrics: dict[str, float]) -> None:
+        self.run.log(metrics, step)
+        # A scheduler that has seen enough ends this process while it is told.
+        self.run.flush()
+        self.tell(step, metrics)
+
+    def checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
+        self.store.save(step, write)
+
+
+def train_run(
+    recipe: Recipe,
+    run: Run | None,
+    store: RunStore,
+    tell: Callable[[int, dict[str, float]], None],
+    preempted: Callable[[], bool] = lambda: False,
+    stop_at_step: int | None = None,
+) -> dict[str, float]:
+    """Run or continue a recipe, alone or as one of several ranks.
+
+    Args:
+        recipe: The run.
+        run: Its run in MLflow, on rank 0; None on the others.
+        store: Where its files are.
+        tell: Is told metrics and their step, on rank 0.
+        preempted: See `Reporter`.
+        stop_at_step: See `fit`.
+
+    Returns:
+        The metrics of the best network, `best/psnr_y/Set5` and so on; those of `stop_at_step`, if it stopped there.
+
+    Raises:
+        UserError: It can't be trained or continued.
+    """
+    ranks = Ranks.present(recipe.data.batch)
+    if ranks.stands_by:
+        return _stand_by(recipe, store, preempted, stop_at_step)
+    if run:
+        _check_room(recipe)
+    stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, rank=ranks.rank, world=ranks.world)
+    measured = _benchmarks(recipe.evaluation.benchmarks, recipe.scale)
+    if run:
+        _describe(run, recipe, stream, measured)
+    try:
+        with store.latest() as resume:
+            reporter = _Reporter(run, store, tell, preempted)
+            result = fit(recipe, stream.batches, measured, reporter, ranks, resume, stream.metrics, stop_at_step)
+    finally:
+        store.close()
+    if run and stop_at_step is None:
+        _keep(run, recipe, measured, result, store)
+    elif run:
+        store.stop(result.metrics, stop_at_step)
+    return result.metrics
+
+
+def _stand_by(
+    recipe: Recipe, store: RunStore, preempted: Callable[[], bool], stop_at_step: int | None
+) -> dict[str, float]:
+    """Answer, as the loop does, on a rank that has no part of the batch, for as long as the others train."""
+    begun = max(store.steps(), default=0)
+    for step in range(begun + 1, stop_at_step or recipe.steps):
+        if step % recipe.log_every_steps == 0 and step % recipe.checkpoint.every_steps:
+            preempted()
+    return {}
+
+
+def _check_room(recipe: Recipe) -> None:
+    """Make sure that checkpoints fit on the local disk, where they wait for their upload."""
+    with torch.device("meta"):
+        parameters = sum(weight.numel() for weight in models.build(recipe.model, recipe.scale).parameters())
+    # Float32: the weights, their average, the best ones and the optimiser's two moments; and one more is uploaded.
+    needed = 2 * 5 * 4 * parameters
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"checkpoints take {needed / 1e6:.0f} MB of {folder}, which has {free / 1e6:.0f} MB free: make room there, "
+            "or name another folder by TMPDIR"
+        )
+
+
+def _describe(run: Run, recipe: Recipe, stream: Stream, measured: list[Benchmark]) -> None:
+    run.text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "recipe.yaml")
+    run.dataset("shards", recipe.data.shards, stream.manifest.digest(), "train")
+    for benchmark in measured:
+        run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
+
+
+def _keep(run: Run, recipe: Recipe, measured: list[Benchmark], result: Fit, store: RunStore) -> None:
+    for benchmark in measured:
+        for image in benchmark.images[: recipe.evaluation.pictures]:
+            sr = restore(result.network, image.lr)
+            picture = comparison_of(image, {recipe.name: sr}, recipe.scale)
+            run.image_at(picture, f"{benchmark.name}/{image.name}", recipe.steps)
+    run.log(result.metrics, recipe.steps, replace=True)
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder, "model.safetensors")
+        save_weights(model, result.network.state_dict(), recipe)
+        store.finish(model, result.metrics)
+
+
+def publish(recipe: Recipe, run_id: str, store: RunStore, metrics: dict[str, float]) -> str:
+    """Register the network of a finished run, as a version of the model that bears the recipe's name.
+
+    Args:
+        recipe: The run.
+        run_id: Of its run in MLflow.
+        store: Where its files are.
+        metrics: The network's.
+
+    Returns:
+        Its address in MLflow, `models:/name/3`.
+    """
+    lr = benchmarks.load(recipe.evaluation.benchmarks[0], recipe.scale).images[0].lr
+    side = min(24, *lr.shape[:2])
+    # Two that differ, neither square nor large: what is alike in the example might be taken for always alike.
+    example = np.stack([lr[:side, : side - 3], lr[-side:, 3 - side :]]).transpose(0, 3, 1, 2)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "model.safetensors")
+        storage.download(storage.join(store.url, file.name), file)
+        _, network = load_model(file)
+        example = example.astype(np.float32) / 255
+        return tracking.register(recipe.name, run_id, network, example, file, metrics, recipe.steps)
+
+
+def log_baseline(
+    experiment: str, measured: Sequence[Benchmark], scale: int, *, key: str = "bicubic", parent: str | None = None
+) -> dict[str, float]:
+    """Measure bicubic on benchmarks, and log it as a run beside those of networks."""
+    spec = Interpolation(kernel="bicubic")
+    with Run.start(experiment, "bicubic", key=key, parent=parent, params={"model": spec.model_dump()}) as run:
+        metrics = {}
+        for benchmark in measured:
+            run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
+            metrics |= means(benchmark.name, evaluate(models.build(spec, scale), benchmark, scale))
+        run.log(metrics | {f"best/{key}": value for key, value in metrics.items()}, step=0, replace=True)
+    return metrics

@@ -1,0 +1,62 @@
+"""What a driver settles before anything starts on a cluster: where things are, and that they are there."""
+
+import functools
+import os
+from pathlib import Path
+
+from srcluster import objectives, storage, tracking
+from srcluster.data import benchmarks
+from srcluster.data.default_shards import default_shards
+from srcluster.data.photos import data_folder
+from srcluster.recipe import Recipe, recipe_from
+from srcluster.revision import commit
+
+__all__ = ["resolve_recipe", "results_url", "worker_env"]
+
+
+def results_url(kind: str) -> str:
+    """The URL below which `kind` of results go, once MLflow and the store are known to answer.
+
+    Raises:
+        StorageError: SRCLUSTER_STORAGE can't be written to.
+        TrackingError: No MLflow server answers.
+    """
+    tracking.check()
+    url = storage.join(os.environ["SRCLUSTER_STORAGE"], kind)
+    storage.check(url, write=True)
+    return url
+
+
+def resolve_recipe(recipe: Recipe) -> Recipe:
+    """The recipe with what `auto` and relative paths mean written out, so that it says all of itself.
+
+    Raises:
+        UserError: The weights that its objective needs are missing, or are not what it needs.
+    """
+    shards, measured = recipe.data.shards, recipe.evaluation.benchmarks
+    if shards == "auto":
+        shards = _shards_by_default(os.environ["SRCLUSTER_STORAGE"])
+    if measured == "auto":
+        measured = benchmarks.at_hand()
+    shards, *measured = (str(Path(name).resolve()) if Path(name).is_dir() else name for name in (shards, *measured))
+    objective = _resolved_objective(recipe.objective).model_dump(mode="json")
+    values = {"data.shards": shards, "evaluation.benchmarks": measured, "objective": objective}
+    return recipe_from(recipe.model_dump(mode="json"), values)
+
+
+# Asked of the store once for all trials of a sweep.
+_shards_by_default = functools.cache(default_shards)
+_resolved_objective = functools.cache(objectives.resolve)
+
+
+def worker_env() -> dict[str, str]:
+    """What the cluster's processes are told of this one, as environment variables.
+
+    Credentials are not: they are the cluster's own, and what is said to a job can be read by whoever may see it.
+    """
+    # `ray job submit` may have been told the same, which is no conflict.
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
+    words = {"SRCLUSTER_GIT_COMMIT": commit()}
+    if folder := data_folder():
+        words["SRCLUSTER_DATA"] = str(folder.resolve())
+    return words

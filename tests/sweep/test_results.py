@@ -1,0 +1,53 @@
+"""The table of a sweep: the best first, and of each other trial how far it came and why no farther."""
+
+from srcluster.recipe import load
+from srcluster.sweep.plan import Trial
+from srcluster.sweep.results import JobResult, best_first, latest, ranked
+
+BICUBIC = {"psnr_y/Set5": 28.42, "ssim_y/Set5": 0.81, "checkerboard_db/Set5": 0.0, "psnr_y/Set14": 26.0}
+
+
+def ended(index: int, stop_at_step: int | None, state: str, error: str = "", **metrics: float) -> JobResult:
+    named = {name.replace("best_", "best/") + "/Set5": value for name, value in metrics.items() if name != "step"}
+    if state == "finished":
+        named |= {"best/ssim_y/Set5": 0.8, "best/checkerboard_db/Set5": 0.1, "best/psnr_y/Set14": 27.0}
+    step = {"step": metrics["step"]} if "step" in metrics else {}
+    return JobResult(Trial(index, load("srcnn"), {"seed": index}), stop_at_step, state, step | named, error)
+
+
+JOBS = [
+    ended(0, 80, "stopped", psnr_y=28.1, step=80),
+    ended(1, 80, "stopped", psnr_y=28.5, step=80),
+    ended(2, 80, "failed", "it diverged"),
+    ended(3, 80, "stopped", psnr_y=28.9, step=80),
+    ended(3, 320, "stopped", psnr_y=28.4, step=320),
+    ended(4, 80, "stopped", psnr_y=28.8, step=80),
+    ended(4, 320, "stopped", psnr_y=29.1, step=320),
+    ended(4, None, "finished", best_psnr_y=29.5, step=1280),
+    ended(5, None, "finished", best_psnr_y=29.6, step=1000),
+]
+
+
+def test_of_each_trial_the_farthest_job_counts():
+    assert [(one.trial.index, one.stop_at_step) for one in latest(reversed(JOBS))] == [
+        *((0, 80), (1, 80), (2, 80), (3, 320), (4, None), (5, None)),
+    ]
+
+
+def test_what_was_killed_before_its_first_score_has_that_of_its_last_rung():
+    (known,) = latest([JOBS[1], ended(1, 320, "killed")])
+    assert (known.stop_at_step, known.state, known.metrics["psnr_y/Set5"]) == (320, "killed", 28.5)
+
+
+def test_the_best_is_first_and_what_came_farthest_before_the_others():
+    rows = ranked(best_first(latest(JOBS), "psnr_y/Set5"), BICUBIC)
+    assert [(row[0], row[1], row[-1]) for row in rows[1:]] == [
+        ("seed=5", "29.60", "finished"),
+        ("seed=4", "29.50", "finished"),
+        ("bicubic", "28.42", "baseline"),
+        ("seed=3", "28.40", "stopped at step 320"),
+        ("seed=1", "28.50", "stopped at step 80"),
+        ("seed=0", "28.10", "stopped at step 80"),
+        ("seed=2", "", "failed it diverged"),
+    ]
+    assert rows[5][rows[0].index("Set14 PSNR-Y, dB")] == ""

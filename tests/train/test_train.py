@@ -1,0 +1,194 @@
+"""Trainings under Ray Train, as a person starts them: finished, killed in every way, and elastic."""
+
+import json
+import signal
+import time
+from contextlib import suppress
+
+import psutil
+import pytest
+from mlflow import MlflowClient
+
+from srcluster import local, storage
+from srcluster.recipe import Schedule
+from srcluster.train.driver import EXPERIMENT
+from srcluster.training.loop import learning_rate_factor
+from srcluster.training.store import RunStore
+
+STEPS = 600
+RECIPE = (
+    "srresnet",
+    *("model.features=8", "model.blocks=1", "precision=fp32", "ema=0.9", "evaluation.benchmarks=[pieces]"),
+    *("data.patch=32", "data.batch=4", "log_every_steps=50", "evaluation.every_steps=200"),
+    *(f"steps={STEPS}", "checkpoint.every_steps=100", "--workers", "2"),
+)
+
+
+def start(shell, name: str, *arguments: str):
+    return shell.start("srcluster.train", *RECIPE, "--name", name, *arguments)
+
+
+def store_of(shell, name: str) -> RunStore:
+    return RunStore(storage.join(shell.cluster.environment()["SRCLUSTER_STORAGE"], "runs", name))
+
+
+def model(shell, name: str) -> bytes:
+    return storage.read(storage.join(store_of(shell, name).url, "model.safetensors"))
+
+
+def run_of(name: str):
+    client = MlflowClient()
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    (run,) = client.search_runs([experiment.experiment_id], f"tags.`srcluster.key` = '{name}'")
+    return run
+
+
+def workers(shell) -> list[psutil.Process]:
+    """The processes of Ray Train's ranks on this cluster."""
+    return [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any("RayTrainWorker" in word for word in process.info["cmdline"] or ())
+        and process.environ().get("AWS_ENDPOINT_URL") == shell.cluster.s3_endpoint
+    ]
+
+
+def kill_at(shell, process, name: str, step: int, ranks: slice) -> None:
+    """SIGKILL ranks once the checkpoint of a step is kept."""
+    shell.wait_for(lambda: step <= max(store_of(shell, name).steps(), default=0), process)
+    for worker in workers(shell)[ranks]:
+        worker.kill()
+
+
+def assert_whole(name: str) -> None:
+    """The run is finished, and its curves have no hole and no double."""
+    run = run_of(name)
+    assert run.info.status == "FINISHED"
+    for metric, every in (("train/loss", 50), ("train/lr", 50), ("psnr_y/pieces", 200)):
+        points = MlflowClient().get_metric_history(run.info.run_id, metric)
+        assert [point.step for point in points] == list(range(every, STEPS + 1, every)), metric
+
+
+@pytest.mark.cluster
+def test_a_training_from_nothing(shell):
+    undisturbed = shell.finish(process := start(shell, "undisturbed"))
+    assert process.returncode == 0
+    assert "2 workers of 1 threads, from its beginning" in undisturbed
+    assert_whole("undisturbed")
+    metrics = run_of("undisturbed").data.metrics
+    assert f"{metrics['best/psnr_y/pieces']:.2f}" in undisturbed
+    assert store_of(shell, "undisturbed").steps() == [STEPS]
+
+    # As if MLflow had refused the network.
+    client = MlflowClient()
+    (version,) = client.search_model_versions(f"run_id = '{run_of('undisturbed').info.run_id}'")
+    client.delete_model_version(version.name, version.version)
+    client.set_terminated(version.run_id, "FAILED")
+    printed = shell.finish(process := start(shell, "undisturbed"))
+    assert process.returncode == 0
+    assert "undisturbed is finished" in printed
+    (version,) = client.search_model_versions(f"run_id = '{version.run_id}'")
+    assert f"in MLflow: models:/{version.name}/{version.version}" in printed
+    assert_whole("undisturbed")
+
+    printed = shell.finish(process := start(shell, "undisturbed", "seed=1"))
+    assert process.returncode == 2
+    assert "was begun with another recipe (seed = 0, and now 1): give this one another --name" in printed
+
+
+@pytest.fixture
+def undisturbed(shell) -> bytes:
+    """The network that a training came to which nothing disturbed; what is disturbed must come to the same."""
+    if not store_of(shell, "undisturbed").result():
+        shell.finish(start(shell, "undisturbed"))
+    return model(shell, "undisturbed")
+
+
+@pytest.mark.cluster
+def test_killed_workers_lose_nothing(shell, undisturbed):
+    process = start(shell, "killed")
+    kill_at(shell, process, "killed", 100, slice(1, 2))
+    kill_at(shell, process, "killed", 400, slice(None))
+    printed = shell.finish(process)
+    assert process.returncode == 0
+    assert printed.count("2 workers of 1 threads") == 3
+    assert_whole("killed")
+    assert model(shell, "killed") == undisturbed
+
+
+@pytest.mark.cluster
+def test_services_that_go_away_lose_nothing(shell, undisturbed):
+    process = start(shell, "outage")
+    shell.wait_for(lambda: store_of(shell, "outage").steps(), process)
+    local.stop(["s3", "mlflow"], shell.cluster.state, timeout_s=0)
+    time.sleep(20)
+    assert process.poll() is None
+    local.start(["s3", "mlflow"], shell.cluster.state)
+    printed = shell.finish(process)
+    assert process.returncode == 0
+    assert printed.count("2 workers of 1 threads") == 1
+    assert_whole("outage")
+    assert model(shell, "outage") == undisturbed
+
+
+@pytest.mark.cluster
+def test_an_interrupted_driver_continues(shell, undisturbed):
+    process = start(shell, "interrupted")
+    shell.wait_for(lambda: store_of(shell, "interrupted").steps(), process)
+    process.send_signal(signal.SIGINT)
+    assert "the same command continues it" in shell.finish(process)
+    assert process.returncode == 130
+    assert run_of("interrupted").info.status == "KILLED"
+
+    process = start(shell, "interrupted")
+    shell.wait_for(lambda: max(store_of(shell, "interrupted").steps()) >= 300, process)
+    process.kill()
+    process.wait()
+
+    shell.finish(process := start(shell, "interrupted"))
+    assert process.returncode == 0
+    assert_whole("interrupted")
+    assert model(shell, "interrupted") == undisturbed
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(600)
+def test_ranks_that_come_and_go(shell, ray_cluster):
+    """Two ranks on two nodes; one node is killed, and another joins; when it is taken in, all is seen."""
+    name, steps = "elastic", 1_000_000
+    cluster = ray_cluster("--num-cpus=1", "--include-dashboard=false")
+    kept, node = store_of(shell, name), cluster.join("--num-cpus=1")
+    longer = (f"steps={steps}", "schedule.kind=cosine", "--workers", "1..2", "--name", name)
+    process = shell.start_on(cluster.address, "srcluster.train", *RECIPE, *longer)
+    try:
+        # It may begin before the second node is there.
+        shell.wait_for(lambda: ranks_of(kept)[-1:] == [2], process)
+        cluster.kill(node)
+        shell.wait_for(lambda: ranks_of(kept)[-2:] == [2, 1], process)
+        cluster.join("--num-cpus=1")
+        shell.wait_for(lambda: ranks_of(kept)[-3:] == [2, 1, 2], process)
+        process.send_signal(signal.SIGINT)
+        shell.finish(process)
+    finally:
+        process.kill()
+    rates = MlflowClient().get_metric_history(run_of(name).info.run_id, "train/lr")
+    assert sum(taken for _, taken in history(kept)) == kept.steps()[-1] <= rates[-1].step
+    assert [point.step for point in rates] == list(range(50, rates[-1].step + 1, 50))
+    schedule = Schedule(kind="cosine")
+    for point in rates:
+        assert point.value == pytest.approx(1e-4 * learning_rate_factor(schedule, point.step - 1, steps), abs=1e-12)
+
+
+def ranks_of(kept: RunStore) -> list[int]:
+    """Of each part of a run."""
+    return [ranks for ranks, _ in history(kept)]
+
+
+def history(kept: RunStore) -> list[tuple[int, int]]:
+    """(ranks, steps) of each part of a run, by its last checkpoint."""
+    for step in reversed(kept.steps()):
+        # It may be on its way out.
+        with suppress(storage.StorageError):
+            state = storage.read(storage.join(kept.url, f"step-{step:08d}", "state.json"))
+            return [tuple(part) for part in json.loads(state)["history"]]
+    return []
