@@ -5,6 +5,7 @@ same variables serve Ray and MLflow. Whatever is written appears whole or not at
 for: `patience_s` is for how many seconds it may answer nothing before StorageError is raised.
 """
 
+import fcntl
 import functools
 import io
 import re
@@ -13,26 +14,29 @@ import urllib.parse
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from srcluster.storage import s3
-from srcluster.storage.s3 import StorageError, make_bucket
+from srcluster.storage.s3 import ConflictError, StorageError, make_bucket
 
 __all__ = [
+    "ConflictError",
     "StorageError",
     "check",
     "chunks",
     "delete",
     "download",
     "exists",
+    "honours_conditions",
     "is_s3",
     "join",
     "make_bucket",
     "names",
     "read",
     "upload",
+    "version",
     "versions",
     "write",
     "writing",
@@ -83,13 +87,39 @@ def download(url: str, path: Path, *, patience_s: float = PATIENCE_S) -> None:
             file.write(chunk)
 
 
-def write(url: str, data: bytes, *, patience_s: float = PATIENCE_S) -> None:
-    """Make or replace an object, or a file and the folders above it."""
+def write(url: str, data: bytes, *, expected: str | None = None, patience_s: float = PATIENCE_S) -> None:
+    """Make or replace an object, or a file and the folders above it.
+
+    `expected` is the `version` that it replaces, "" for none; None replaces any.
+
+    Raises:
+        ConflictError: There is another version than the expected one.
+    """
     if is_s3(url):
-        s3.write(url, data, patience_s)
-    else:
-        with _explaining(url), _replacing(_path(url)) as file:
-            file.write(data)
+        s3.write(url, data, patience_s, expected)
+        return
+    path = _path(url)
+    with _explaining(url), nullcontext() if expected is None else _locked(path), _replacing(path) as file:
+        if expected not in (None, version(url)):
+            raise ConflictError(f"{url} was replaced meanwhile")
+        file.write(data)
+
+
+def honours_conditions(url: str) -> bool:
+    """Whether the store of `url` does what `write` expects of it; not every S3 store does."""
+    probe = join(url, f".srcluster-check-{uuid.uuid4().hex}")
+    write(probe, b"")
+    try:
+        for unmet in ("", '"0"'):
+            with suppress(ConflictError):
+                write(probe, b"", expected=unmet)
+                return False
+        return True
+    except StorageError:
+        # Some say that they don't know what they are asked.
+        return False
+    finally:
+        delete(probe)
 
 
 @contextmanager
@@ -116,7 +146,15 @@ def upload(path: Path, url: str, *, patience_s: float = PATIENCE_S) -> None:
 
 def exists(url: str, *, patience_s: float = PATIENCE_S) -> bool:
     """Whether there is a file or object of this very name; a folder or a prefix is neither."""
-    return s3.exists(url, patience_s) if is_s3(url) else _path(url).is_file()
+    return version(url, patience_s=patience_s) != ""
+
+
+def version(url: str, *, patience_s: float = PATIENCE_S) -> str:
+    """A word that becomes another one when the file or object is replaced; "" where there is none."""
+    if is_s3(url):
+        return s3.version(url, patience_s)
+    path = _path(url)
+    return _version(path) if path.is_file() else ""
 
 
 def names(url: str, *, patience_s: float = PATIENCE_S) -> list[str]:
@@ -175,7 +213,7 @@ def _path(url: str) -> Path:
 
 def _version(path: Path) -> str:
     status = path.stat()
-    return f"{status.st_size}-{status.st_mtime_ns}"
+    return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
 
 
 def _is_part(path: Path) -> bool:
@@ -193,6 +231,15 @@ def _replacing(path: Path) -> Iterator[BinaryIO]:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """For one process at a time, of any host that has the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock.part").open("wb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -25,7 +25,18 @@ from botocore.parsers import ResponseParserError
 
 from srcluster.errors import UserError
 
-__all__ = ["StorageError", "check", "chunks", "delete", "exists", "make_bucket", "upload", "versions", "write"]
+__all__ = [
+    "ConflictError",
+    "StorageError",
+    "check",
+    "chunks",
+    "delete",
+    "make_bucket",
+    "upload",
+    "version",
+    "versions",
+    "write",
+]
 
 T = TypeVar("T")
 
@@ -37,6 +48,10 @@ _AWAY_STATUS = {429, 500, 502, 503, 504}
 
 class StorageError(UserError):
     """A URL that can't be read or written, and what to do about it."""
+
+
+class ConflictError(StorageError):
+    """A file or object is not of the version that its writer expected."""
 
 
 def chunks(url: str, chunk_bytes: int, patience_s: float) -> Iterator[bytes]:
@@ -68,9 +83,20 @@ def chunks(url: str, chunk_bytes: int, patience_s: float) -> Iterator[bytes]:
             patience.wait(error)
 
 
-def write(url: str, data: bytes, patience_s: float) -> None:
+def write(url: str, data: bytes, patience_s: float, expected: str | None = None) -> None:
     place = _place(url)
-    _patiently(url, lambda s3: s3.put_object(**place, Body=data), patience_s)
+    condition = {} if expected is None else {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
+
+    def ask(s3: Any) -> None:
+        try:
+            s3.put_object(**place, **condition, Body=data)
+        except ClientError as error:
+            # Amazon says 404 of an expected object that is gone, and 409 where two write at once.
+            if condition and _status(error) in (404, 409, 412) and error.response["Error"]["Code"] != "NoSuchBucket":
+                raise ConflictError(f"{url} was replaced meanwhile") from error
+            raise
+
+    _patiently(url, ask, patience_s)
 
 
 def upload(path: Path, url: str, patience_s: float) -> None:
@@ -83,17 +109,16 @@ def upload(path: Path, url: str, patience_s: float) -> None:
     _patiently(url, ask, patience_s)
 
 
-def exists(url: str, patience_s: float) -> bool:
+def version(url: str, patience_s: float) -> str:
     place = _place(url)
 
-    def ask(s3: Any) -> bool:
+    def ask(s3: Any) -> str:
         try:
-            s3.head_object(**place)
+            return s3.head_object(**place)["ETag"]
         except ClientError as error:
             if _status(error) == 404:
-                return False
+                return ""
             raise
-        return True
 
     return _patiently(url, ask, patience_s)
 

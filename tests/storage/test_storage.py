@@ -34,6 +34,37 @@ def test_what_is_written_is_read(root):
     assert not storage.exists(storage.join(root, "set"))
 
 
+def test_a_write_replaces_the_version_that_it_expects_and_no_other(root):
+    url = storage.join(root, "object")
+    storage.write(url, b"1", expected="")
+    first = storage.version(url)
+    with pytest.raises(storage.ConflictError):
+        storage.write(url, b"2", expected="")
+    storage.write(url, b"2", expected=first)
+    for stale in (first, ""):
+        with pytest.raises(storage.ConflictError):
+            storage.write(url, b"3", expected=stale)
+    assert storage.read(url) == b"2"
+    storage.delete(url)
+    with pytest.raises(storage.ConflictError):
+        storage.write(url, b"3", expected=first)
+    assert storage.version(url) == ""
+    assert storage.honours_conditions(root)
+    assert storage.names(root) == []
+
+
+@pytest.mark.parametrize("answer", [None, StorageError("501: A header you provided implies functionality")])
+def test_a_store_that_knows_no_conditions_is_noticed(monkeypatch, tmp_path, answer):
+    def write(url: str, data: bytes, *, expected: str | None = None) -> None:
+        if expected is not None and answer:
+            raise answer
+        Path(url).write_bytes(data)
+
+    monkeypatch.setattr(storage, "write", write)
+    assert not storage.honours_conditions(str(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("size", [0, 1, 10 * MIB])
 def test_a_file_goes_up_and_comes_down(root, tmp_path, size):
     data = random.Random(0).randbytes(size)

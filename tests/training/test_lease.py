@@ -52,6 +52,46 @@ def test_one_holder_at_a_time(url):
     assert storage.names(url) == []
 
 
+def test_of_twelve_that_begin_at_once_one_holds_it(url):
+    """And the others after it, one by one."""
+    begin, inside, most = threading.Barrier(12), set(), []
+
+    def drive(number: int) -> None:
+        begin.wait()
+        with lease(url) as held:
+            inside.add(number)
+            most.append(len(inside))
+            time.sleep(BEAT_S / 10)
+            held.check()
+            inside.remove(number)
+
+    threads = [threading.Thread(target=drive, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert most == [1] * 12
+
+
+def test_a_store_without_conditions_is_told_and_used_as_it_can_be(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "honours_conditions", lambda url: False)
+    lines = []
+    with lease(str(tmp_path), lines) as held:
+        held.check()
+        assert "knows no conditional writes" in lines[0]
+
+
+def test_workers_know_whether_their_driver_holds_it(url):
+    with lease(url) as held:
+        held.holder.check()
+        storage.write(storage.join(url, "lease.json"), json.dumps({"id": "other", "who": "process 1 on x"}).encode())
+        with pytest.raises(LeaseError, match="was taken over by process 1 on x"):
+            held.holder.check()
+    storage.delete(storage.join(url, "lease.json"))
+    with pytest.raises(LeaseError, match="was taken over by nobody"):
+        held.holder.check()
+
+
 def test_a_dead_holder_is_followed_after_a_while(url):
     storage.write(storage.join(url, "lease.json"), json.dumps({"id": "dead", "who": "process 1 on x"}).encode())
     lines, began = [], time.monotonic()
