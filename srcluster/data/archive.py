@@ -6,6 +6,7 @@ any name or kind of member that an honest one doesn't have is refused as a whole
 
 import functools
 import gzip
+import re
 import stat
 import tarfile
 import zipfile
@@ -55,20 +56,18 @@ def pictures(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
             yield name, read()
 
 
-def versions(path: Path, suffixes: tuple[str, ...]) -> dict[str, str]:
-    """The full names of the pictures in a zip archive, sorted, each with a word that tells its content from another.
+def versions(path: Path) -> list[tuple[str, str]]:
+    """The full names of the files in a zip archive, each with a word that tells its content from another.
 
-    Args:
-        path: A zip archive.
-        suffixes: What their names end with, in lower case; the case of the names doesn't matter.
+    A name that comes twice stands for the last file of it, as when an archive is unpacked.
 
     Raises:
         ArchiveError: As for `names`.
     """
     with _explaining(path):
-        wanted = sorted(name for name, _ in _harmless(path) if name.lower().endswith(suffixes) and not _is_hidden(name))
+        wanted = [name for name, _ in _harmless(path)]
         members = [_opened(path, path.stat().st_mtime_ns).getinfo(name) for name in wanted]
-        return {member.filename: f"{member.file_size}-{member.CRC:08x}" for member in members}
+        return [(member.filename, f"{member.file_size}-{member.CRC:08x}") for member in members]
 
 
 def read(path: Path, name: str) -> bytes:
@@ -112,7 +111,9 @@ def _harmless(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
         unpacked_bytes += size_bytes
         if unpacked_bytes > limit_bytes or count > FILES:
             raise _bomb()
-        if name.startswith("/") or "\\" in name or ":" in name or ".." in PurePosixPath(name).parts:
+        # Windows takes both slashes, and a letter before a colon is a drive; elsewhere these may stand in names.
+        first, *_ = parts = re.split(r"[/\\]", name)
+        if not first or ".." in parts or re.fullmatch("[A-Za-z]:", first):
             raise ArchiveError(f"it holds {name!r}, a path that leads outside")
         yield name, read
 

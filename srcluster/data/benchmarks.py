@@ -10,7 +10,9 @@ from pathlib import PurePosixPath
 import numpy as np
 from PIL import Image
 
-from srcluster.data.photos import HELD_OUT, Photo, PhotoError, data_folder, decode, find, in_wheels
+from srcluster.data.listing import Photo
+from srcluster.data.photos import HELD_OUT, data_folder, find, in_wheels
+from srcluster.data.pictures import PhotoError, decode
 from srcluster.pixels.resize import imresize
 
 __all__ = ["NAMED", "Benchmark", "BenchmarkImage", "at_hand", "load", "load_all"]
@@ -63,7 +65,7 @@ def load(name: str, scale: int) -> Benchmark:
         PhotoError: There is no such benchmark, or a picture of it can't be measured.
         StorageError: It can't be reached.
     """
-    photos = in_wheels(HELD_OUT) if name == "Wheel3" else find(name)
+    photos = in_wheels(HELD_OUT) if name == "Wheel3" else find(name).photos
     images = tuple(_image(photo, scale) for photo in photos)
     pixels = hashlib.sha256()
     for image in images:

@@ -1,26 +1,26 @@
-"""Any picture that a person has, as arrays; and pictures of any size and depth, as PNG files."""
+"""Any picture that a person has, as arrays."""
 
+import functools
 import io
+import re
 import struct
 import sys
-import zlib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
-from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, ImageOps
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
-from srcluster.data.photos import PhotoError, opened
+from srcluster.errors import UserError
 
-__all__ = ["Picture", "read_picture", "write_png"]
+__all__ = ["PhotoError", "Picture", "decode", "endings", "opened", "read_picture"]
 
-_ROWS = 8
-"""That are filtered at a time: of a large picture these fit in the processor's cache, which is twice as fast as 64."""
-
-_COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
-"""PNG's, by channels."""
+_ENDINGS = frozenset(
+    {".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
+    | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+)
 
 _DESCRIPTIVE = {
     ExifTags.Base[name] for name in ("ImageDescription", "Make", "Model", "Software", "DateTime", "Artist", "Copyright")
@@ -30,6 +30,21 @@ _DESCRIPTIVE = {
 _SIZES = {ExifTags.Base.ExifImageWidth, ExifTags.Base.ExifImageHeight}
 
 _OTHER_ENDS = {"16B": "16L", "16L": "16B", "16N": "16B" if sys.byteorder == "little" else "16L"}
+
+
+class PhotoError(UserError):
+    """A picture can't be used as it is, or there is none."""
+
+
+@functools.cache
+def endings() -> frozenset[str]:
+    """The endings of the files that can be read, in lower case: HEIC where its plugin is installed."""
+    try:
+        import pillow_heif
+    except ImportError:
+        return _ENDINGS
+    pillow_heif.register_heif_opener()
+    return _ENDINGS | {".heic", ".heif", ".hif"}
 
 
 @dataclass(frozen=True)
@@ -77,42 +92,57 @@ def read_picture(encoded: bytes, name: str) -> Picture:
     return Picture(np.ascontiguousarray(pixels.reshape(*pixels.shape[:2], -1)), icc, exif)
 
 
-def write_png(
-    file: BinaryIO, size: tuple[int, int], bands: Iterable[np.ndarray], icc: bytes | None, exif: bytes | None
-) -> None:
-    """Write a PNG file a band of rows at a time, so that the picture is never in memory as a whole.
+def decode(encoded: bytes, name: str) -> np.ndarray:
+    """Decode a picture file that a network can be trained or measured on.
 
-    Pillow writes no colours of 16 bits, and has to have all of a picture.
+    8-bit RGB, grey and palette pictures are taken, the latter two turned into RGB; an alpha channel is dropped if
+    nothing in it is transparent; an EXIF rotation is applied.
 
     Args:
-        file: To write to.
-        size: Height and width.
-        bands: From top to bottom, each rows x W x C, all uint8 or all uint16; C as of a `Picture`.
-        icc: Its colour profile.
-        exif: Its EXIF data, as a TIFF.
+        encoded: The file's content.
+        name: What to call it in an error.
+
+    Returns:
+        H x W x 3, uint8.
+
+    Raises:
+        PhotoError: It is no picture, is truncated, or its conversion to 8-bit RGB would have to guess.
     """
-    bands = iter(bands)
-    first = next(bands)
-    height, width = size
-    channels = first.shape[2]
-    header = struct.pack(">IIBBBBB", width, height, 8 * first.itemsize, _COLOUR_TYPES[channels], 0, 0, 0)
-    file.write(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header))
-    if icc:
-        file.write(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
-    if exif:
-        file.write(_chunk(b"eXIf", exif))
-    # Made for filtered pixels: two to three times as fast as level 4, and as small to within a few per cent.
-    compressor = zlib.compressobj(strategy=zlib.Z_RLE)
-    above = np.zeros(width * channels * first.itemsize, np.uint8)
-    written = 0
-    for rows in (band[i : i + _ROWS] for band in chain([first], bands) for i in range(0, len(band), _ROWS)):
-        # PNG's most significant byte comes first.
-        raw = rows.astype(">u2" if rows.itemsize == 2 else "u1").reshape(len(rows), -1).view(np.uint8)
-        if data := compressor.compress(_filtered(raw, above, channels * first.itemsize)):
-            file.write(_chunk(b"IDAT", data))
-        above, written = raw[-1], written + len(rows)
-    assert written == height, (written, height)
-    file.write(_chunk(b"IDAT", compressor.flush()) + _chunk(b"IEND", b""))
+    with opened(encoded, name) as image:
+        _refuse_guesses(image, name)
+        image.load()
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        if image.getchannel("A").getextrema()[0] < 255:
+            raise PhotoError(f"{name} has transparent pixels; flatten it onto a background first")
+    return np.asarray(image.convert("RGB"))
+
+
+@contextmanager
+def opened(encoded: bytes, name: str) -> Iterator[Image.Image]:
+    """The picture of a file that is still to be loaded, and what Pillow raises meanwhile as a PhotoError."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield Image.open(io.BytesIO(encoded))
+    except UnidentifiedImageError as error:
+        raise PhotoError(f"{name} is not a picture that Pillow can read") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise PhotoError(f"{name} is refused as a decompression bomb: {error}") from error
+    # Of damaged files, and of their EXIF data, Pillow raises whatever comes of them.
+    except (OSError, RuntimeError, SyntaxError, TypeError, ValueError, struct.error) as error:
+        raise PhotoError(f"{name} is damaged or truncated ({error}); fetch it again or remove it") from error
+
+
+def _refuse_guesses(image: Image.Image, name: str) -> None:
+    # Pillow gives a 16-bit RGB PNG as 8 bits without a word; how it is stored is said by its raw mode alone: RGB;16B.
+    # (BGR;16 is another thing, a BMP of 16 bits for all three channels.)
+    stored = " ".join(str(tile[3]) for tile in image.tile)
+    if image.mode.startswith(("I", "F")) or re.search(r";16[BLNS]", stored):
+        raise PhotoError(f"{name} has 16 or more bits a channel; convert it to 8 bits first")
+    if image.mode in ("CMYK", "LAB", "HSV", "YCbCr"):
+        raise PhotoError(f"{name} is in {image.mode} colours; convert it to RGB with its colour profile first")
 
 
 def _refuse(image: Image.Image, name: str) -> None:
@@ -179,21 +209,3 @@ def _cmyk_to_rgb(image: Image.Image, icc: bytes | None, name: str) -> Image.Imag
         raise PhotoError(
             f"{name} has a colour profile that can't be used ({error}); convert it to RGB first"
         ) from error
-
-
-def _filtered(raw: np.ndarray, above: np.ndarray, pixel_bytes: int) -> bytes:
-    """Rows by PNG's filter 4: what is left when Paeth's guess, from left, up and up left, is subtracted."""
-    up = np.concatenate([above[None], raw[:-1]]).astype(np.int16)
-    left, up_left = (np.pad(rows[:, :-pixel_bytes], ((0, 0), (pixel_bytes, 0))) for rows in (raw.astype(np.int16), up))
-    far_left, far_up = np.abs(up - up_left), np.abs(left - up_left)
-    far_up_left = np.abs(left + up - 2 * up_left)
-    guess = np.where(far_up <= far_up_left, up, up_left)
-    guess = np.where((far_left <= far_up) & (far_left <= far_up_left), left, guess)
-    filtered = np.empty((len(raw), raw.shape[1] + 1), np.uint8)
-    filtered[:, 0] = 4
-    np.subtract(raw, guess.astype(np.uint8), out=filtered[:, 1:])
-    return filtered.tobytes()
-
-
-def _chunk(kind: bytes, data: bytes) -> bytes:
-    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

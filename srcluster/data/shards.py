@@ -20,7 +20,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from srcluster import __version__, storage
-from srcluster.data.photos import Photo, PhotoError
+from srcluster.data.listing import Photo
+from srcluster.data.pictures import PhotoError
 from srcluster.errors import UserError
 
 __all__ = [

@@ -10,8 +10,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from srcluster import storage
-from srcluster.data import photos
-from srcluster.data.photos import PhotoError
+from srcluster.data import pictures
+from srcluster.data.pictures import PhotoError
 from srcluster.data.shards import MARGIN, Manifest, Packing, Run, Shard, load_manifest
 
 __all__ = ["Checked", "check_shard", "verify"]
@@ -101,7 +101,7 @@ def _count(content: bytes, packing: Packing, shortest_side: int) -> int:
 
 def _decode(content: bytes, name: str) -> np.ndarray:
     if PurePosixPath(name).suffix != ".npy":
-        return photos.decode(content, name)
+        return pictures.decode(content, name)
     try:
         return np.load(io.BytesIO(content), allow_pickle=False)
     except (ValueError, EOFError) as error:

@@ -16,6 +16,7 @@ from torch import nn
 
 from srcluster.data import photos
 from srcluster.data.benchmarks import Benchmark, BenchmarkImage
+from srcluster.data.listing import Photo
 from srcluster.errors import UserError
 from srcluster.models.find import find_model, holds_model
 from srcluster.models.tiling import memory_at_hand, restore
@@ -42,7 +43,7 @@ class Candidate:
 
     label: str
     network: nn.Module | None
-    pictures: dict[str, photos.Photo]
+    pictures: dict[str, Photo]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def candidate(words: str, scale: int) -> Candidate:
     if not equals or Path(words).exists():
         label, name = "", words
     if Path(name).is_dir() and not holds_model(name):
-        pictures = {photo.name: photo for photo in photos.find(str(Path(name).resolve()))}
+        pictures = {photo.name: photo for photo in photos.find(str(Path(name).resolve())).photos}
         return Candidate(label or Path(name).resolve().name, None, pictures)
     found, network = find_model(name, scale)
     return Candidate(label or found, network, {})
@@ -209,7 +210,7 @@ def _pictures(entry: Candidate, benchmark: Benchmark, scale: int) -> Iterator[tu
     inside = [one for one in found if benchmark.name.lower() in (part.lower() for part in one[0].parts[:-1])]
     chosen = inside or [one for one in found if len(one[0].parts) == 1]
     names = sorted((image.name for image in benchmark.images), key=len, reverse=True)
-    by_image: dict[str, list[photos.Photo]] = {name: [] for name in names}
+    by_image: dict[str, list[Photo]] = {name: [] for name in names}
     for path, photo in chosen:
         # The longest: bird_nest_x4.png is no bird.
         if owner := next((name for name in names if _is_version(path.stem, name, scale)), None):

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from srcluster import storage
-from srcluster.data.pictures import read_picture, write_png
+from srcluster.data.pictures import read_picture
+from srcluster.data.png import write_png
 from srcluster.errors import UserError
 from srcluster.models.tiling import bands, memory_at_hand, tile_side
 from srcluster.pixels.colour import luma

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from srcluster.data.photos import PhotoError
-from srcluster.data.pictures import read_picture, write_png
+from srcluster.data.pictures import PhotoError, read_picture
+from srcluster.data.png import write_png
 
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
 

@@ -12,7 +12,8 @@ import torch
 from PIL import Image, ImageCms
 
 from srcluster import local, models, storage
-from srcluster.data.pictures import read_picture, write_png
+from srcluster.data.pictures import read_picture
+from srcluster.data.png import write_png
 from srcluster.errors import UserError
 from srcluster.models.export import export
 from srcluster.models.saved import save_weights
