@@ -65,7 +65,7 @@ def load(name: str, scale: int) -> Benchmark:
         PhotoError: There is no such benchmark, or a picture of it can't be measured.
         StorageError: It can't be reached.
     """
-    photos = in_wheels(HELD_OUT) if name == "Wheel3" else find(name).photos
+    photos = in_wheels(HELD_OUT) if name == "Wheel3" else find(name)
     images = tuple(_image(photo, scale) for photo in photos)
     pixels = hashlib.sha256()
     for image in images:

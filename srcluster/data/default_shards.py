@@ -33,5 +33,5 @@ def default_shards(home: str) -> str:
     packing = Packing(source=source, crop=None, min_side=80)
     url = storage.join(home, "shards", source)
     if not storage.exists(storage.join(url, "manifest.json")) or shards.load_manifest(url).packing != packing:
-        print_packed(shards.pack(photos.find(source).photos, packing, url), url)
+        print_packed(shards.pack(photos.find(source), packing, url), url)
     return url

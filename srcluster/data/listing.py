@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -60,21 +60,20 @@ class Photo:
         return decode(encoded, self.name)
 
 
-@dataclass(frozen=True)
-class Listing:
-    """Pictures by name, and how many files are not taken, by their ending or the reason."""
+class Listing(list[Photo]):
+    """Pictures, and how many files beside them are not taken, by their ending or the reason."""
 
-    photos: list[Photo]
-    left_out: Counter[str]
+    def __init__(self, photos: Iterable[Photo], left_out: Counter[str]):
+        super().__init__(photos)
+        self.left_out = left_out
 
     @property
     def note(self) -> str:
         """What is not taken, as `12 files not taken: 9 .heic, 2 .mp4, 1 unreadable`; empty where all is."""
         total = self.left_out.total()
-        kinds = ", ".join(
-            f"{count} {kind}" for kind, count in sorted(self.left_out.items(), key=lambda item: (-item[1], item[0]))
-        )
-        return f"{total} {'file' if total == 1 else 'files'} not taken: {kinds}" if total else ""
+        kinds = sorted(self.left_out.items(), key=lambda kind: (-kind[1], kind[0]))
+        words = ", ".join(f"{count} {kind}" for kind, count in kinds)
+        return f"{total} {'file' if total == 1 else 'files'} not taken: {words}" if total else ""
 
 
 def list_pictures(url: str) -> Listing:
@@ -107,7 +106,7 @@ def list_pictures(url: str) -> Listing:
             left_out["empty"] += 1
         elif photos.setdefault(photo.name, photo) is not photo:
             left_out["of the same name"] += 1
-    return Listing([photos[name] for name in sorted(photos)], left_out)
+    return Listing((photos[name] for name in sorted(photos)), left_out)
 
 
 def _is_rubbish_folder(name: str) -> bool:

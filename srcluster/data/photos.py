@@ -62,7 +62,7 @@ def find(source: str) -> Listing:
             raise PhotoError(f"{source} is an archive, which is read from a local path alone: download or unpack it")
         storage.check(source)
     found = list_pictures(source if storage.is_s3(source) else str(_local(source)))
-    if not found.photos:
+    if not found:
         reason = found.note or f"looked for {', '.join(sorted(endings()))}"
         raise PhotoError(f"no photographs in {source}: {reason}")
     return found
@@ -89,6 +89,6 @@ def in_wheels(files: dict[str, tuple[str, ...]]) -> list[Photo]:
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
             raise PhotoError(f"the default photographs are inside {package}: pip install 'srcluster[local]'")
-        there = list_pictures(str(Path(spec.submodule_search_locations[0]) / inside)).photos
+        there = list_pictures(str(Path(spec.submodule_search_locations[0]) / inside))
         photos += [photo for photo in there if photo.name in names]
     return photos

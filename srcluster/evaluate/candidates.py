@@ -75,7 +75,7 @@ def candidate(words: str, scale: int) -> Candidate:
     if not equals or Path(words).exists():
         label, name = "", words
     if Path(name).is_dir() and not holds_model(name):
-        pictures = {photo.name: photo for photo in photos.find(str(Path(name).resolve())).photos}
+        pictures = {photo.name: photo for photo in photos.find(str(Path(name).resolve()))}
         return Candidate(label or Path(name).resolve().name, None, pictures)
     found, network = find_model(name, scale)
     return Candidate(label or found, network, {})

@@ -84,7 +84,7 @@ def pack(
     _refuse_others(to, packing)
     work = Work("packing", address, workers, trouble="photographs skipped", troubles=lambda made: len(made.skipped))
     with _interruptible("the shards that are complete stay, continue"):
-        manifest = shards.pack(found.photos[: limit or None], packing, to, run=work.run, skip_share=skip_share)
+        manifest = shards.pack(found[: limit or None], packing, to, run=work.run, skip_share=skip_share)
     print_packed(manifest, to)
     if not work.shards:
         print("nothing was to be done: all of it was there already")

@@ -33,7 +33,7 @@ def folder_of(root: Path, *names: str) -> str:
 
 
 def names(url: str) -> list[str]:
-    return [photo.name for photo in list_pictures(url).photos]
+    return [photo.name for photo in list_pictures(url)]
 
 
 @pytest.fixture(params=["folder", "zip", "s3"])
@@ -60,7 +60,7 @@ def anywhere(request, tmp_path, monkeypatch):
 
 def test_pictures_are_found_among_rubbish(anywhere):
     found = list_pictures(anywhere(NAMES + RUBBISH))
-    assert [photo.name for photo in found.photos] == sorted(NAMES)
+    assert [photo.name for photo in found] == sorted(NAMES)
     assert found.note == ""
 
 
@@ -68,7 +68,7 @@ def test_what_is_not_taken_is_counted(anywhere):
     found = list_pictures(
         anywhere(["a.png", "1.HEIC", "2.heic", "x/3.heic", "b.mp4", "noending"], ("empty.png", "e.txt"))
     )
-    assert [photo.name for photo in found.photos] == ["a.png"]
+    assert [photo.name for photo in found] == ["a.png"]
     assert found.note == "6 files not taken: 3 .heic, 1 .mp4, 1 empty, 1 without ending"
     assert list_pictures(anywhere(["a.png", "1.heic"])).left_out[".heic"] >= 1
 
@@ -85,8 +85,8 @@ def test_links_are_followed_once(tmp_path):
     (tmp_path / "d/gone.png").symlink_to("nowhere")
     (tmp_path / "d/self.png").symlink_to("self.png")
     found = list_pictures(inside)
-    assert [photo.name for photo in found.photos] == ["file.png", "linked/b.png", "real/a.png", "z/c.png"]
-    assert all(photo.read() == png() for photo in found.photos)
+    assert [photo.name for photo in found] == ["file.png", "linked/b.png", "real/a.png", "z/c.png"]
+    assert all(photo.read() == png() for photo in found)
     assert found.note == "4 files not taken: 2 broken link, 2 link to a folder around it"
 
 
@@ -110,7 +110,7 @@ def test_what_can_not_be_read_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(listing.os, "scandir", scan)
     monkeypatch.setattr(listing.os, "access", lambda path, mode: not path.endswith("b.png") and access(path, mode))
     found = list_pictures(inside)
-    assert [photo.name for photo in found.photos] == ["a.png"]
+    assert [photo.name for photo in found] == ["a.png"]
     assert found.note == "2 files not taken: 1 unreadable, 1 unreadable folder"
 
 
@@ -118,7 +118,7 @@ def test_names_that_are_not_utf_8(tmp_path):
     (tmp_path / os.fsdecode(b"\xff\xfe.png")).write_bytes(png())
     (tmp_path / os.fsdecode(b"\xff")).mkdir()
     (tmp_path / os.fsdecode(b"\xff") / "a.png").write_bytes(png())
-    found = list_pictures(str(tmp_path)).photos
+    found = list_pictures(str(tmp_path))
     assert [photo.name for photo in found] == [r"\udcff/a.png", r"\udcff\udcfe.png"]
     assert [photo.read() for photo in found] == [png(), png()]
 
@@ -126,7 +126,7 @@ def test_names_that_are_not_utf_8(tmp_path):
 def test_keys_with_empty_parts_stay_apart(monkeypatch):
     words = {"/a.png": "1", "a.png": "2", "x//a.png": "3", "x/a.png": "4"}
     monkeypatch.setattr(storage.s3, "versions", lambda url, patience_s: words)
-    urls = {photo.name: photo.url for photo in list_pictures("s3://bucket/in/").photos}
+    urls = {photo.name: photo.url for photo in list_pictures("s3://bucket/in/")}
     assert urls == {name: f"s3://bucket/in/{name}" for name in words}
 
 
@@ -137,5 +137,5 @@ def test_a_zip_with_a_name_twice(tmp_path):
             archive.writestr("a.png", b"second")
     found = list_pictures(f"{tmp_path}/a.zip")
     # As whoever unpacks it has it.
-    assert [photo.read() for photo in found.photos] == [b"second"]
+    assert [photo.read() for photo in found] == [b"second"]
     assert found.note == "1 file not taken: 1 of the same name"

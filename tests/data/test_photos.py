@@ -85,7 +85,7 @@ def test_a_decompression_bomb_is_refused(monkeypatch):
 
 
 def test_the_wheels_photographs_are_there_and_none_is_held_out():
-    photos = find("wheels").photos
+    photos = find("wheels")
     held_out = {name for names in HELD_OUT.values() for name in names}
     assert len(photos) == 7
     assert not held_out & {photo.name for photo in photos}
@@ -96,7 +96,7 @@ def test_the_wheels_photographs_are_there_and_none_is_held_out():
 def test_a_folder_is_read_by_name(tmp_path):
     for name in ("b.png", "a.jpg", "c.txt"):
         (tmp_path / name).write_bytes(encoded(Image.fromarray(RGB)))
-    assert [photo.name for photo in find(str(tmp_path)).photos] == ["a.jpg", "b.png"]
+    assert [photo.name for photo in find(str(tmp_path))] == ["a.jpg", "b.png"]
 
 
 def test_a_photo_is_small_and_read_in_any_process(tmp_path, monkeypatch):
@@ -104,7 +104,7 @@ def test_a_photo_is_small_and_read_in_any_process(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
         archive.write(tmp_path / "a.png", "sub/a.png")
     monkeypatch.chdir(tmp_path)
-    found = [*find(".").photos, *find("photos.zip").photos]
+    found = [*find("."), *find("photos.zip")]
     assert [photo.name for photo in found] == ["a.png", "sub/a.png"]
     monkeypatch.chdir("/")
     for photo in found:
@@ -118,7 +118,7 @@ def test_a_damaged_photograph_of_an_archive(tmp_path):
         archive.writestr("a.png", b"content")
     packed = (tmp_path / "photos.zip").read_bytes()
     (tmp_path / "photos.zip").write_bytes(packed.replace(b"content", b"damaged"))
-    (photo,) = find(str(tmp_path / "photos.zip")).photos
+    (photo,) = find(str(tmp_path / "photos.zip"))
     with pytest.raises(PhotoError, match=r"a.png can't be read from photos.zip"):
         photo.decode()
 
