@@ -65,7 +65,8 @@ def starmap(
     connect(address)
     warn_if_no_capacity({"CPU": 1, "GPU": gpus}, " (--address none: on this machine alone)")
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(function)
-    calls, running = iter(calls), []
+    calls = iter(calls)
+    running: list[ray.ObjectRef] = []
     try:
         sent = [ray.put(argument) for argument in shared]
         while True:

@@ -6,6 +6,7 @@ any name or kind of member that an honest one doesn't have is refused as a whole
 
 import functools
 import gzip
+import io
 import re
 import stat
 import tarfile
@@ -142,14 +143,14 @@ def _in_tgz(path: Path, limit_bytes: int) -> Iterator[_Member]:
             pass
 
 
-class _Bounded:
+class _Bounded(io.BufferedIOBase):
     """A stream that gives so much and no more: tarfile reads some headers whole, however long they are."""
 
     def __init__(self, file: gzip.GzipFile, limit_bytes: int) -> None:
         self.file = file
         self.left_bytes = limit_bytes
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int | None = -1, /) -> bytes:
         data = self.file.read(size)
         self.left_bytes -= len(data)
         if self.left_bytes < 0:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import requests
 import urllib3
@@ -68,7 +68,7 @@ def download(
 
 
 def _fill(
-    file: BinaryIO,
+    file: IO[bytes],
     url: str,
     size_bytes: int | None,
     patience_s: float,
@@ -93,7 +93,7 @@ def _fill(
 
 
 def _receive(
-    session: requests.Session, url: str, file: BinaryIO, size_bytes: int | None
+    session: requests.Session, url: str, file: IO[bytes], size_bytes: int | None
 ) -> Iterator[tuple[int, int | None]]:
     """Append what is missing of the file, and yield after each chunk how long it is and how long it will be."""
     done = file.seek(0, os.SEEK_END)

@@ -88,7 +88,10 @@ def _count(content: bytes, packing: Packing, shortest_side: int) -> int:
     samples = 0
     with tarfile.open(fileobj=io.BytesIO(content)) as archive:
         for member in archive:
-            image = _decode(archive.extractfile(member).read(), member.name)
+            file = archive.extractfile(member)
+            if file is None:
+                raise PhotoError(f"{member.name} is no file")
+            image = _decode(file.read(), member.name)
             height, width = image.shape[:2]
             side = packing.crop + 2 * MARGIN if packing.crop else None
             if (side and (height, width) != (side, side)) or min(height, width) < shortest_side:

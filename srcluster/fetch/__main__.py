@@ -140,7 +140,7 @@ def fetch(
     """Download data sets, check them, and unpack their pictures; what broke off continues, what is there stays."""
     wanted = {name: _source(name) for name in names}
     # Files of a folder that was named are used where they are, and stay.
-    borrowed = mirror is not None and Path(mirror).is_dir()
+    borrowed = Path(mirror) if mirror is not None and Path(mirror).is_dir() else None
     if mirror and not borrowed and not mirror.startswith(("http://", "https://")):
         raise FetchError(f"--from {mirror} is neither a folder nor an http(s) address; correct it")
     storage.check(to, write=True)
@@ -150,7 +150,7 @@ def fetch(
         if source.is_at(place):
             print(f"{name}: in {place} already")
             continue
-        path = _borrow(source, Path(mirror)) if borrowed else _download(source, mirror, downloads)
+        path = _borrow(source, borrowed) if borrowed else _download(source, mirror, downloads)
         try:
             _check(path, source)
             _put(path, source, place)

@@ -119,7 +119,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _known(folder: Path) -> Cluster:
     """The cluster of a folder with the keys and ports of last time, or new ones if another took a port since."""
-    cluster = load(folder) or Cluster(folder, new_ports(), **new_keys())
+    cluster = load(folder) or Cluster(folder, new_ports(), *new_keys())
     if not running(cluster) and not all(map(is_free, cluster.ports.values())):
         return replace(cluster, ports=new_ports())
     return cluster

@@ -25,7 +25,7 @@ def status(state: Path | None = None) -> None:
     print(f"{'service':8} {'address':24} {'pid':>9}  state")
     for name in local.SERVICES:
         where = address(name, cluster) if cluster else "-"
-        pid = cluster.processes[name][0] if name in up else "-"
+        pid = cluster.processes[name][0] if cluster and name in up else "-"
         print(f"{name:8} {where:24} {pid:>9}  {'up' if name in up else 'down'}")
 
 

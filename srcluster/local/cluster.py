@@ -115,8 +115,9 @@ def write_private(path: Path, text: str) -> None:
     part.replace(path)
 
 
-def new_keys() -> dict[str, str]:
-    return {"access_key": secrets.token_hex(10), "secret_key": secrets.token_hex(20)}
+def new_keys() -> tuple[str, str]:
+    """An access key and its secret key."""
+    return secrets.token_hex(10), secrets.token_hex(20)
 
 
 def new_ports() -> dict[str, int]:

@@ -33,7 +33,7 @@ def build(spec: Objective, device: torch.device, dtype: torch.dtype) -> Callable
             return total_variation
         case "sum":
             terms = [(term.weight, build(term.objective, device, dtype)) for term in spec.terms.values()]
-            return lambda sr, hr: sum(weight * objective(sr, hr) for weight, objective in terms)
+            return lambda sr, hr: torch.stack([weight * objective(sr, hr) for weight, objective in terms]).sum()
     raise AssertionError(spec.kind)
 
 

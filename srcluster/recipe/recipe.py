@@ -146,7 +146,7 @@ def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
     Lists are compact JSON; None, True and False are "null", "true" and "false", as in the recipe's YAML.
     """
-    flat = {}
+    flat: dict[str, str] = {}
     for name, value in params.items():
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{name}.")

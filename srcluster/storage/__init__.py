@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 from srcluster.storage import s3
 from srcluster.storage.s3 import ConflictError, StorageError, make_bucket
@@ -123,7 +123,7 @@ def honours_conditions(url: str) -> bool:
 
 
 @contextmanager
-def writing(url: str) -> Iterator[BinaryIO]:
+def writing(url: str) -> Iterator[IO[bytes]]:
     """A file that becomes, or replaces, the object or file `url` once it is whole."""
     if is_s3(url):
         with _explaining(tempfile.gettempdir()), tempfile.NamedTemporaryFile() as file:
@@ -221,7 +221,7 @@ def _is_part(path: Path) -> bool:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` once it is whole."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")

@@ -38,9 +38,11 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
         shards = _shards_by_default(os.environ["SRCLUSTER_STORAGE"])
     if measured == "auto":
         measured = benchmarks.at_hand()
-    shards, *measured = (str(Path(name).resolve()) if Path(name).is_dir() else name for name in (shards, *measured))
+    shards, *measured_urls = (
+        str(Path(name).resolve()) if Path(name).is_dir() else name for name in (shards, *measured)
+    )
     objective = _resolved_objective(recipe.objective).model_dump(mode="json")
-    values = {"data.shards": shards, "evaluation.benchmarks": measured, "objective": objective}
+    values = {"data.shards": shards, "evaluation.benchmarks": measured_urls, "objective": objective}
     return recipe_from(recipe.model_dump(mode="json"), values)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from srcluster.data.benchmarks import Benchmark, BenchmarkImage
 from srcluster.pixels.checkerboard import checkerboard
-from srcluster.pixels.metrics import psnr, ssim
+from srcluster.pixels.metrics import Channels, psnr, ssim
 from srcluster.pixels.resize import to_uint8
 from srcluster.training.ranks import Ranks
 
@@ -72,7 +72,7 @@ def evaluate_together(network: nn.Module, benchmark: Benchmark, scale: int, rank
 
 def compare(image: BenchmarkImage, sr: np.ndarray, scale: int) -> Score:
     """Measure a restored image, H x W x 3 uint8, against its original."""
-    luma = "grey" if image.grey else "y"
+    luma: Channels = "grey" if image.grey else "y"
     values = {
         "psnr_y": psnr(sr, image.hr, shave=scale, channels=luma),
         "psnr_rgb": psnr(sr, image.hr, shave=scale, channels="rgb"),

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -132,6 +132,7 @@ def _run(network: nn.Module, jobs: list[Job], memory_bytes: float | None, addres
         def tell(part: float) -> None:
             show(len(outcomes) + part, f"{jobs[len(outcomes)].source.rpartition('/')[2]} {part:.0%}")
 
+        done: Iterator[Outcome]
         if address == "none":
             done = itertools.starmap(enlarge, ((network, job, memory_bytes, False, tell) for job in jobs))
         else:
