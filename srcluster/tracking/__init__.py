@@ -9,6 +9,7 @@ from srcluster.tracking.environment import environment_tags
 from srcluster.tracking.family import RunInfo, children, curve
 from srcluster.tracking.liveness import alive, end_abandoned
 from srcluster.tracking.models import download_model
+from srcluster.tracking.names import metric_name
 from srcluster.tracking.pages import charts_page, runs_page, table_page
 from srcluster.tracking.registry import register
 from srcluster.tracking.run import Run, status
@@ -26,6 +27,7 @@ __all__ = [
     "download_model",
     "end_abandoned",
     "environment_tags",
+    "metric_name",
     "register",
     "runs_page",
     "status",

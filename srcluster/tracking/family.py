@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from mlflow import MlflowClient, entities
 
+from srcluster.tracking.names import metric_name
 from srcluster.tracking.server import PATIENCE_S, address, patiently
 
 __all__ = ["KEY_TAG", "PARENT_TAG", "RunInfo", "children", "curve", "quoted", "run_tags"]
@@ -66,7 +67,8 @@ def curve(run_id: str, metric: str, *, timeout_s: float = PATIENCE_S) -> list[tu
     """
     client = MlflowClient(address())
     return sorted(
-        (point.step, point.value) for point in patiently(lambda: client.get_metric_history(run_id, metric), timeout_s)
+        (point.step, point.value)
+        for point in patiently(lambda: client.get_metric_history(run_id, metric_name(metric)), timeout_s)
     )
 
 

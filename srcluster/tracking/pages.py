@@ -6,6 +6,7 @@ from urllib.parse import quote, urlencode
 
 from mlflow import MlflowClient
 
+from srcluster.tracking.names import metric_name
 from srcluster.tracking.server import PATIENCE_S, address, patiently
 
 __all__ = ["charts_page", "runs_page", "table_page"]
@@ -24,7 +25,7 @@ def runs_page(experiment_id: str) -> str:
 def charts_page(experiment_id: str, metric: str) -> str:
     """The address of the learning curves of an experiment's runs, the highest value of `metric` first."""
     # Sorted, runs stand for themselves: a child that is folded into its parent has no curve.
-    order = {"orderByKey": f"metrics.`{metric}`", "orderByAsc": "false", "compareRunsMode": "CHART"}
+    order = {"orderByKey": f"metrics.`{metric_name(metric)}`", "orderByAsc": "false", "compareRunsMode": "CHART"}
     return _page(f"experiments/{experiment_id}/runs", order)
 
 
@@ -46,7 +47,8 @@ def table_page(
         TrackingError: the server does not answer in time, or has no such experiment.
     """
     # What MLflow's own "Share" button stores: a view of the experiment, under a name, as a tag.
-    columns = [f"metrics.`{name}`" for name in metrics] + [f"params.`{name}`" for name in params]
+    columns = [f"metrics.`{metric_name(name)}`" for name in metrics]
+    columns += [f"params.`{metric_name(name)}`" for name in params]
     view = {
         "selectedColumns": ["attributes.`Duration`", *columns],
         "orderByKey": columns[0],

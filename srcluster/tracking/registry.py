@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mlflow import MlflowClient, entities
 
 from srcluster.tracking.family import quoted
+from srcluster.tracking.names import metric_name
 from srcluster.tracking.server import PATIENCE_S, address, patiently
 
 if TYPE_CHECKING:
@@ -68,9 +69,9 @@ def register(
         client.log_outputs(run_id, [entities.LoggedModelOutput(model.model_id, step)])
         now_ms = time.time_ns() // 1_000_000
         points = [
-            entities.Metric(key, value, now_ms, step, model.model_id, data, digests[data], run_id)
+            entities.Metric(metric_name(key), value, now_ms, step, model.model_id, data, digests[data], run_id)
             for key, value in metrics.items()
-            if (data := key.rpartition("/")[2]) in digests
+            if (data := key.removeprefix("best/").partition("/")[2]) in digests
         ]
         client.log_batch(run_id, metrics=points, synchronous=True)
         if not client.search_registered_models(f"name = {quoted(name)}"):

@@ -14,6 +14,7 @@ from mlflow import MlflowClient, entities
 from srcluster.recipe import flatten
 from srcluster.tracking.delivery import deliver
 from srcluster.tracking.family import KEY_TAG, PARENT_TAG, quoted, run_tags
+from srcluster.tracking.names import metric_name
 from srcluster.tracking.outbox import Artifact, Dataset, End, Outbox, Point, Status, Tag
 from srcluster.tracking.server import PATIENCE_S, TrackingError, address, patiently
 
@@ -24,9 +25,6 @@ __all__ = ["Run", "status"]
 
 ERROR_TAG = "srcluster.error"
 """Why the run failed."""
-
-_NAME = re.compile(r"(?!\.)[\w.: -]+(/(?!\.)[\w.: -]+)*")
-"""What MLflow takes as the name of a metric."""
 
 
 class Run:
@@ -78,7 +76,7 @@ class Run:
         """
         client = MlflowClient(address())
         words = {KEY_TAG: key, **({PARENT_TAG: parent} if parent else {}), **(tags or {})}
-        flat = flatten(params or {})
+        flat = {metric_name(key): value for key, value in flatten(params or {}).items()}
 
         def begin() -> entities.Run:
             experiment_id = _experiment_id(client, experiment)
@@ -117,19 +115,13 @@ class Run:
         they are, so that no step has two points. NaN is kept as NaN; infinities as the largest doubles.
 
         Args:
-            metrics: values by name; a name is words of letters, digits and `_-.: `, separated by slashes.
+            metrics: values by name.
             step: the training step they belong to.
             replace: whether they are results, of which MLflow is to show these where an earlier life of the run had
                 others at this step.
-
-        Raises:
-            ValueError: MLflow would not take a name.
         """
-        for key in metrics:
-            if not _NAME.fullmatch(key) or len(key) > 250:
-                raise ValueError(f"MLflow can't name a metric {key!r}")
         now_ms = _now_ms()
-        points = (Point(key, float(value), step, now_ms) for key, value in metrics.items())
+        points = (Point(metric_name(key), float(value), step, now_ms) for key, value in metrics.items())
         self._outbox.put(*(point for point in points if self._is_new(point, replace)))
 
     def tag(self, **tags: str) -> None:
