@@ -1,14 +1,15 @@
-"""How a verb becomes a command: `python -m srcluster.VERB`."""
+"""Verbs as commands: `python -m srcluster.VERB`, and all of them as `srcluster VERB`."""
 
+import ast
+import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from srcluster.errors import UserError
-
-__all__ = ["TasksAddress", "run"]
 
 TasksAddress = Annotated[
     str,
@@ -20,8 +21,36 @@ TasksAddress = Annotated[
 """The --address of a verb that works on pictures."""
 
 
+def main() -> None:
+    """The command `srcluster`: lists the verbs, or runs one as `python -m srcluster.VERB` does."""
+    app = _app()
+    app.callback(no_args_is_help=True)(_srcluster)
+    for verb, does in verbs().items():
+        app.command(verb, help=does, add_help_option=False, context_settings={"ignore_unknown_options": True})(_verb)
+    app()
+
+
+def verbs() -> dict[str, str]:
+    """The packages with a `__main__`, and what each does, from the first line of its docstring."""
+    # They are not imported: that takes seconds.
+    paths = sorted(Path(__file__).parent.glob("*/__main__.py"))
+    lines = {
+        path.parent.name: (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0] for path in paths
+    }
+    return {verb: line.partition("`: ")[2] for verb, line in lines.items()}
+
+
+def _srcluster() -> None:
+    """Training and hyper-parameter sweeps of super-resolution networks on a Ray cluster."""
+
+
+def _verb(context: typer.Context, words: Annotated[list[str] | None, typer.Argument(metavar="...")] = None) -> None:
+    sys.argv[1:] = words or []
+    runpy.run_module(f"srcluster.{context.info_name}", run_name="__main__", alter_sys=True)
+
+
 def run(*commands: Callable[..., None], several: Sequence[str] = ()) -> None:
-    """Run one function as the command line, or several as its sub-commands.
+    """Run one function as the command line, or several as its sub-commands; without any words it prints its help.
 
     A `UserError` is printed as one sentence and ends the process with exit status 2.
 
@@ -29,9 +58,9 @@ def run(*commands: Callable[..., None], several: Sequence[str] = ()) -> None:
         commands: The functions.
         several: Options that take all words up to the next option: `--on Set5 Set14`.
     """
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=len(commands) > 1)
+    app = _app(no_args_is_help=True)
     for command in commands:
-        app.command()(command)
+        app.command(no_args_is_help=len(commands) == 1)(command)
     try:
         app(args=list(_repeated(sys.argv[1:], several)))
     except UserError as error:
@@ -39,10 +68,14 @@ def run(*commands: Callable[..., None], several: Sequence[str] = ()) -> None:
         sys.exit(2)
 
 
+def _app(**settings: bool) -> typer.Typer:
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, **settings)
+
+
 def _repeated(words: Sequence[str], several: Sequence[str]) -> Iterator[str]:
     """`--on Set5 Set14` as `--on Set5 --on Set14`, which is what click understands."""
     option = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         if word.startswith("-"):
             option = word if word in several else None
             if option is None or following.startswith("-") or not following:

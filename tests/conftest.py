@@ -9,6 +9,7 @@ import sys
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
@@ -38,6 +39,25 @@ TINY_SWEEP = {
 
 # Where the tests run in a shell's background it is ignored, and so it would be by what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+_RUN = "SUITE_RUN"
+"""The variable by which what a run of the tests started is known, whatever became of who started it."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        os.environ[_RUN] = uuid.uuid4().hex
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """End what is left: at Ctrl-C the processes of xdist are killed, and what they had started is not."""
+    if hasattr(config, "workerinput"):
+        return
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.pid != os.getpid() and process.environ().get(_RUN) == os.environ[_RUN]:
+                process.kill()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

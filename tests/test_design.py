@@ -94,15 +94,6 @@ def test_no_file_holds_two_ideas(path):
     assert len(path.read_text().splitlines()) <= 400
 
 
-def test_every_verb_of_the_readme_explains_itself():
-    verbs = set(re.findall(r"python -m (srcluster\.\w+)", (ROOT / "README.md").read_text()))
-    assert {"srcluster.sweep", "srcluster.pack", "srcluster.local"} <= verbs
-    for verb in verbs:
-        helped = subprocess.run([sys.executable, "-m", verb, "--help"], capture_output=True, text=True, timeout=60)
-        assert helped.returncode == 0, verb
-        assert "Usage" in helped.stdout
-
-
 def test_the_readmes_dry_runs_and_overrides_are_understood():
     readme = (ROOT / "README.md").read_text().replace("\n", "\n ")
     for words in re.findall(r"python -m srcluster\.train (\S+(?: [\w.]+=\S+)*)", readme):

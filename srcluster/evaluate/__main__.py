@@ -1,4 +1,4 @@
-"""`python -m srcluster.evaluate MODEL... --on Set5 Set14 BSD100`: networks, or any tool's pictures, by one protocol."""
+"""`python -m srcluster.evaluate MODEL... --on Set5 Set14 BSD100`: measure networks, or any tool's pictures."""
 
 from collections import Counter
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m srcluster.fetch NAME... --to DIR|s3://...`: public data sets, checked, as folders of pictures.
+"""`python -m srcluster.fetch NAME... --to DIR|s3://...`: download public data sets and weights, checked.
 
 What a file is known by, as its host publishes it or not:
 

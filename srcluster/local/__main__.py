@@ -1,4 +1,4 @@
-"""`python -m srcluster.local up | status | down | env`."""
+"""`python -m srcluster.local up | status | down | env`: S3, MLflow and Ray on this machine."""
 
 import shlex
 from pathlib import Path

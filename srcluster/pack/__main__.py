@@ -1,4 +1,4 @@
-"""`python -m srcluster.pack SOURCE --to URL`: photographs to WebDataset shards, here or as tasks across a cluster."""
+"""`python -m srcluster.pack SOURCE --to URL`: make WebDataset shards of photographs."""
 
 import shlex
 import sys

@@ -1,4 +1,4 @@
-"""`python -m srcluster.sweep sweeps/srcnn.yaml`: Ray Tune over a recipe, side by side in MLflow."""
+"""`python -m srcluster.sweep sweeps/srcnn.yaml`: train a recipe many times, and rank what is tried."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`python -m srcluster.train srresnet`: one recipe, over any number of workers, under Ray Train."""
+"""`python -m srcluster.train srresnet`: train a recipe, on any number of workers."""
 
 import os
 import re

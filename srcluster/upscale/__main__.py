@@ -1,4 +1,4 @@
-"""`python -m srcluster.upscale IN... --out DIR --model MODEL`: pictures and folders of them, enlarged."""
+"""`python -m srcluster.upscale IN... --out DIR --model MODEL`: enlarge pictures by a network."""
 
 import itertools
 from collections import Counter

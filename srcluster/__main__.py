@@ -1,0 +1,5 @@
+"""`python -m srcluster`: the verbs."""
+
+from srcluster.cli import main
+
+main()

@@ -1,0 +1,73 @@
+"""The command line: `srcluster`, and each of its verbs."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from srcluster import cli
+
+VERBS = cli.verbs()
+
+EACH_VERB = """
+import runpy, sys
+for verb in sys.argv[1:]:
+    for words in ([], ["--help"]):
+        sys.argv[1:] = words
+        try:
+            runpy.run_module(f"srcluster.{verb}", run_name="__main__", alter_sys=True)
+        except SystemExit as end:
+            print("ended", verb, *words, end.code)
+"""
+
+
+def test_every_verb_explains_itself_and_so_it_does_when_nothing_else_is_typed():
+    printed = subprocess.run(
+        [sys.executable, "-c", EACH_VERB, *VERBS], capture_output=True, text=True, check=True, timeout=120
+    ).stdout
+    pages = iter(re.split(r"\nended (.*)\n", printed))
+    for verb in VERBS:
+        bare, bare_end, helped, helped_end = (next(pages) for _ in range(4))
+        assert f"Usage: python -m srcluster.{verb}" in bare
+        assert bare.strip() == helped.strip()
+        assert (bare_end, helped_end) == (f"{verb} 2", f"{verb} --help 0")
+
+
+def test_the_readmes_verbs_are_the_verbs():
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    assert set(re.findall(r"python -m srcluster\.(\w+)", readme)) == VERBS.keys()
+
+
+@pytest.fixture
+def srcluster(monkeypatch, capsys):
+    """Runs the command `srcluster` with some words; returns its status, and what it printed."""
+
+    def run(*words: str) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["srcluster", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code, "".join(capsys.readouterr())
+
+    return run
+
+
+@pytest.mark.parametrize("words", [(), ("--help",)])
+def test_the_verbs_are_listed(srcluster, words):
+    _, printed = srcluster(*words)
+    for verb, does in VERBS.items():
+        assert re.search(rf"{verb} +{does[:20]}", printed), verb
+
+
+def test_a_verb_is_run_with_its_words_as_they_were_typed(srcluster):
+    assert srcluster("sweep", "sweeps/srcn.yaml", "steps=5", "--dry-run", "ema=0")[0] == 2
+    status, printed = srcluster("sweep", "sweeps/srcnn.yaml", "--dry-run", "steps=5", "--cpus", "2")
+    assert (status, "│ 5 " in printed) == (0, True)
+    assert "No such command 'swep'" in srcluster("swep")[1]
+
+
+def test_listing_the_verbs_imports_none_of_them():
+    code = "import sys; from srcluster import cli; cli.verbs(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
+    assert not {"torch", "ray", "mlflow", "boto3", "pydantic"} & set(loaded.split())
