@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from srcluster.objectives.vgg import VGG16
+from srcluster.objectives.vgg import VGGFeatures
 from srcluster.objectives.weights import content_of, find, is_torchvisions, parse, read
 from srcluster.recipe.objective import VGG
 
@@ -51,7 +51,7 @@ class LPIPS(nn.Module):
         wanted = VGG(kind="vgg", layers=dict.fromkeys(_LAYERS, 1.0), weights=weights, normalization=normalization)
         spec, tensors = read(wanted, or_less=True)
         layers = tuple(spec.layers)
-        self.network = VGG16(layers, tensors, spec.normalization, torch.float32)
+        self.network = VGGFeatures(spec.network, layers, tensors, spec.normalization, torch.float32)
         if is_torchvisions(spec):
             self.name, heads = "lpips_vgg", _heads(spec.weights)
         else:
@@ -77,5 +77,5 @@ def _unit(features: Tensor) -> Tensor:
 def _heads(weights: str) -> list[Tensor]:
     """The weight of each layer's channels, 1 x C x 1 x 1."""
     url = find(_HEADS, "lpips-vgg", beside="" if weights.startswith(("http://", "https://")) else weights)
-    tensors = parse(content_of(url, _HEADS_SHA256), url)
+    tensors = parse(content_of(url, _HEADS_SHA256, "lpips-vgg"), url, "lpips-vgg")
     return [tensors[f"lin{layer}.model.1.weight"] for layer in range(len(_LAYERS))]

@@ -1,12 +1,13 @@
-"""Distances between what VGG16 sees in two images: perceptual losses.
+"""Distances between what VGG16 or VGG19 sees in two images: perceptual losses.
 
-Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR 2015), table 1 D, is
-the network; Johnson, Alahi and Fei-Fei, "Perceptual Losses for Real-Time Style Transfer and Super-Resolution" (ECCV
-2016), section 3.2, compares images by it.
+Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition" (ICLR 2015), table 1 D
+and E, are the networks; Johnson, Alahi and Fei-Fei, "Perceptual Losses for Real-Time Style Transfer and
+Super-Resolution" (ECCV 2016), section 3.2, compares images by them.
 
 "The 7th layer of VGG16" may mean two of its layers. Index 7 of torchvision's `features` is conv2_2, whose ReLU relu2_2
 is what Johnson et al. use for super-resolution: the default. The 7th convolution is conv3_3 (`features.14`): that
-reading is `layers: conv3_3`, or relu3_3 after its ReLU.
+reading is `layers: conv3_3`, or relu3_3 after its ReLU. Ledig et al.'s phi_i,j is reluI_J of VGG19 (SRGAN, 2017,
+section 2.2.1).
 """
 
 from collections.abc import Mapping
@@ -18,9 +19,9 @@ from torch.nn import functional as F
 from srcluster.objectives.pixel import central
 from srcluster.objectives.weights import convolutions, read
 from srcluster.recipe import RecipeError
-from srcluster.recipe.objective import VGG, VGG16_LAYERS
+from srcluster.recipe.objective import VGG, VGG_LAYERS
 
-__all__ = ["VGG16", "Perceptual", "distance"]
+__all__ = ["Perceptual", "VGGFeatures", "distance"]
 
 _INPUT = {
     "torchvision": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
@@ -32,17 +33,25 @@ _SHORT = 1e-3
 """Of feature vectors shorter than this the direction counts less, or its gradient would have no bound."""
 
 
-class VGG16(nn.Module):
-    """VGG16 up to the deepest of some layers, frozen.
+class VGGFeatures(nn.Module):
+    """VGG16 or VGG19 up to the deepest of some layers, frozen.
 
     Args:
-        layers: Names of VGG16_LAYERS: what it gives.
+        network: `vgg16` or `vgg19`.
+        layers: Names of VGG_LAYERS: what it gives.
         tensors: Its weights, as `weights.read` gives them.
         normalization: Of the input that they were trained with: `torchvision` or `caffe`.
         dtype: Of the convolutions; what is normalised is float32 in any case.
     """
 
-    def __init__(self, layers: tuple[str, ...], tensors: Mapping[str, Tensor], normalization: str, dtype: torch.dtype):
+    def __init__(
+        self,
+        network: str,
+        layers: tuple[str, ...],
+        tensors: Mapping[str, Tensor],
+        normalization: str,
+        dtype: torch.dtype,
+    ):
         super().__init__()
         self.layers = layers
         self.mean: Tensor
@@ -50,11 +59,12 @@ class VGG16(nn.Module):
         mean, divisor = (torch.tensor(values).view(1, 3, 1, 1) for values in _INPUT[normalization])
         self.register_buffer("mean", mean)
         self.register_buffer("divisor", divisor)
-        channels = {name: sides for name, _, sides in convolutions()}
+        names = VGG_LAYERS[network]
+        channels = {name: sides for name, _, sides in convolutions(network)}
         self.smallest = 1
         """The least side of images."""
         self.parts = nn.Sequential()
-        for name in VGG16_LAYERS[: 1 + max(map(VGG16_LAYERS.index, layers))]:
+        for name in names[: 1 + max(map(names.index, layers))]:
             if name.startswith("relu"):
                 self.parts.add_module(name, nn.ReLU(inplace=name.replace("relu", "conv") not in layers))
                 continue
@@ -81,28 +91,30 @@ class VGG16(nn.Module):
 
 
 class Perceptual:
-    """The weighted sum, over layers of VGG16, of the distance between its features of SR and of HR.
+    """The weighted sum, over layers of VGG16 or VGG19, of the distance between its features of SR and of HR.
 
     Where SR is smaller than HR, it is that of SR and the central part of HR.
 
     Args:
         spec: The layers, the distance and the weights.
         device: Where it computes.
-        dtype: What VGG16 computes in; distances are float32.
+        dtype: What the network computes in; distances are float32.
 
     Raises:
-        UserError: The weights can't be had, or are not those of VGG16: see `weights.read`.
+        UserError: The weights can't be had, or are not the network's: see `weights.read`.
     """
 
     def __init__(self, spec: VGG, device: torch.device, dtype: torch.dtype):
         self.spec, tensors = read(spec)
-        self.network = VGG16(tuple(spec.layers), tensors, self.spec.normalization, dtype).to(device)
+        layers = tuple(spec.layers)
+        self.network = VGGFeatures(spec.network, layers, tensors, self.spec.normalization, dtype).to(device)
 
     def __call__(self, sr: Tensor, hr: Tensor) -> Tensor:
         hr = central(hr, sr.shape[-2], sr.shape[-1])
         if min(sr.shape[-2:]) < self.network.smallest:
+            network = self.spec.network.upper()
             raise RecipeError(
-                f"SR of {sr.shape[-1]} x {sr.shape[-2]} is too small for {', '.join(self.spec.layers)} of VGG16: "
+                f"SR of {sr.shape[-1]} x {sr.shape[-2]} is too small for {', '.join(self.spec.layers)} of {network}: "
                 f"raise data.patch until it has {self.network.smallest} pixels on each side"
             )
         # Two passes: in one, of a batch of both, the backward pass would go through HR's half for nothing.

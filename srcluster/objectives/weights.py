@@ -1,4 +1,4 @@
-"""The weights of VGG16: found, fetched once a node, and checked before anything depends on them."""
+"""The weights of VGG16 and VGG19: found, fetched once a node, and checked before anything depends on them."""
 
 import hashlib
 import io
@@ -15,21 +15,21 @@ from srcluster import storage
 from srcluster.data.cache import cache_for
 from srcluster.data.download import DownloadError, download
 from srcluster.errors import UserError
-from srcluster.recipe.objective import VGG, VGG16_LAYERS
+from srcluster.recipe.objective import VGG, VGG_LAYERS
 
 __all__ = ["WeightsError", "content_of", "convolutions", "find", "is_torchvisions", "parse", "read"]
 
-_FILE = "vgg16-397923af.pth"
-"""What torchvision's file is called by its host, and so by `srcluster.fetch vgg16`."""
-
-_SHA256 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
+_TORCHVISION = {
+    "vgg16": ("vgg16-397923af.pth", "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"),
+    "vgg19": ("vgg19-dcbb9e9d.pth", "dcbb9e9d"),
+}
+"""What torchvision's files are called by their host, and so by `srcluster.fetch`; what is known of their SHA-256."""
 
 _FETCH = "get the whole file with `python -m srcluster.fetch {} --to DIR` (a folder, or s3://bucket/weights)"
-_GET = _FETCH.format("vgg16")
 
 
 class WeightsError(UserError):
-    """The weights that an objective asks for can't be had, or are not those of VGG16."""
+    """The weights that an objective asks for can't be had, or are not those of its network."""
 
 
 def read(spec: VGG, or_less: bool = False) -> tuple[VGG, dict[str, Tensor]]:
@@ -49,15 +49,17 @@ def read(spec: VGG, or_less: bool = False) -> tuple[VGG, dict[str, Tensor]]:
 
     Raises:
         WeightsError: There is no such file, it is not the one that its SHA-256 says, it does not reach the layer, is
-            not of VGG16, does not say which input it wants, or wants another.
+            not of its network, does not say which input it wants, or wants another.
         StorageError: It can't be read.
         CacheError: The cache can't be written.
     """
-    url = _find() if spec.weights == "auto" else spec.weights
-    content = content_of(url, spec.sha256 or (_SHA256 if url.rpartition("/")[2] == _FILE else None))
+    url = _find(spec.network) if spec.weights == "auto" else spec.weights
+    file, digits = _TORCHVISION[spec.network]
+    sha256 = spec.sha256 or (digits if url.rpartition("/")[2] == file else None)
+    content = content_of(url, sha256, spec.network)
     sha256 = hashlib.sha256(content).hexdigest()
-    tensors, layers = parse(content, url), spec.layers
-    normalization = "torchvision" if sha256 == _SHA256 else spec.normalization
+    tensors, layers = parse(content, url, spec.network), spec.layers
+    normalization = "torchvision" if sha256.startswith(digits) else spec.normalization
     if normalization == "auto":
         raise WeightsError(
             f"{url} does not say which input it wants: set objective.normalization (evaluate's --lpips-input) "
@@ -67,22 +69,22 @@ def read(spec: VGG, or_less: bool = False) -> tuple[VGG, dict[str, Tensor]]:
     if spec.normalization not in ("auto", normalization):
         raise WeightsError(f"{url} is torchvision's own file, which wants another input than caffe: leave that out")
     if or_less:
-        indices = {name: index for name, index, _ in convolutions()}
+        indices = {name: index for name, index, _ in convolutions(spec.network)}
         there = {name for name in layers if f"features.{indices[name.replace('relu', 'conv')]}.weight" in tensors}
         layers = {name: weight for name, weight in layers.items() if name in there} or layers
     said = {"layers": layers, "weights": _absolute(url), "normalization": normalization, "sha256": sha256}
-    return spec.model_copy(update=said), _checked(tensors, url, layers)
+    return spec.model_copy(update=said), _checked(tensors, url, layers, spec.network)
 
 
 def is_torchvisions(spec: VGG) -> bool:
     """Whether the weights of a specification that `read` gave are torchvision's own."""
-    return spec.sha256 == _SHA256
+    return str(spec.sha256).startswith(_TORCHVISION[spec.network][1])
 
 
-def convolutions() -> Iterator[tuple[str, int, tuple[int, int]]]:
-    """Each convolution of VGG16: its name, its index in torchvision's `features`, its channels in and out."""
+def convolutions(network: str = "vgg16") -> Iterator[tuple[str, int, tuple[int, int]]]:
+    """Each convolution of a network: its name, its index in torchvision's `features`, its channels in and out."""
     channels = 3
-    for position, name in enumerate(VGG16_LAYERS):
+    for position, name in enumerate(VGG_LAYERS[network]):
         if name.startswith("conv"):
             block = int(name[4])
             out = 64 * 2 ** min(block - 1, 3)
@@ -91,12 +93,16 @@ def convolutions() -> Iterator[tuple[str, int, tuple[int, int]]]:
             channels = out
 
 
-def _find() -> str:
+def _find(network: str) -> str:
     """The file that `auto` means."""
     named = os.environ.get("SRCLUSTER_WEIGHTS", "")
     if Path(named).is_file():
         return named
-    return find(_FILE, "vgg16", or_else=", or name a file of your own by objective.weights (evaluate's --lpips)")
+    return find(
+        _TORCHVISION[network][0],
+        network,
+        or_else=", or name a file of your own by objective.weights (evaluate's --lpips)",
+    )
 
 
 def find(file: str, fetched: str, *, beside: str = "", or_else: str = "") -> str:
@@ -129,8 +135,13 @@ def _absolute(url: str) -> str:
     return str(Path(url).resolve()) if Path(url).is_file() else url
 
 
-def content_of(url: str, sha256: str | None) -> bytes:
-    """The file, of this SHA-256 if one is given: from here, or through the node's cache, which is keyed by it.
+def content_of(url: str, sha256: str | None, fetched: str) -> bytes:
+    """The file, from here or through the node's cache.
+
+    Args:
+        url: Where it is.
+        sha256: Of the file, or its first digits, if it is to be checked.
+        fetched: What `srcluster.fetch` calls it.
 
     Raises:
         WeightsError: It is another file.
@@ -139,9 +150,9 @@ def content_of(url: str, sha256: str | None) -> bytes:
     """
 
     def fetch() -> bytes:
-        content = _from_web(url) if url.startswith(("http://", "https://")) else storage.read(url)
+        content = _from_web(url, fetched) if url.startswith(("http://", "https://")) else storage.read(url)
         found = hashlib.sha256(content).hexdigest()
-        if sha256 not in (None, found):
+        if not found.startswith(sha256 or ""):
             raise WeightsError(f"{url} has SHA-256 {found}, and should have {sha256}: fetch it again, or name another")
         return content
 
@@ -149,55 +160,65 @@ def content_of(url: str, sha256: str | None) -> bytes:
     cache = cache_for(url, otherwise=home / "srcluster")
     if cache is None:
         return fetch()
-    if sha256:
+    if sha256 and len(sha256) == 64:
         return cache.read(sha256, fetch)
     content = fetch()
     return cache.read(hashlib.sha256(content).hexdigest(), lambda: content)
 
 
-def _from_web(url: str) -> bytes:
+def _from_web(url: str, fetched: str) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "weights")
         try:
             download(url, path)
         except DownloadError as error:
-            raise WeightsError(f"{_GET} where there is a way to it, and name that: {error}") from error
+            get = _FETCH.format(fetched)
+            raise WeightsError(f"{get} where there is a way to it, and name that: {error}") from error
         return path.read_bytes()
 
 
-def parse(content: bytes, url: str) -> Mapping[str, Tensor]:
-    """The tensors of a file of either format; no code that it may hold is run."""
+def parse(content: bytes, url: str, fetched: str) -> Mapping[str, Tensor]:
+    """The tensors of a file of either format; no code that it may hold is run.
+
+    Args:
+        content: The file.
+        url: Where it was.
+        fetched: What `srcluster.fetch` calls it.
+    """
     try:
         if url.endswith(".safetensors"):
             return safetensors.torch.load(content)
         tensors = torch.load(io.BytesIO(content), "cpu", weights_only=True)
     except Exception as error:
         # Whatever comes to pass where bytes that mean nothing are taken for a pickle's.
-        raise WeightsError(f"{url} is damaged, or no file of weights (.pth or .safetensors): {_GET}") from error
+        raise WeightsError(
+            f"{url} is damaged, or no file of weights (.pth or .safetensors): {_FETCH.format(fetched)}"
+        ) from error
     named = isinstance(tensors, Mapping) and all(isinstance(name, str) for name in tensors)
     if not named or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise WeightsError(f"{url} is no state dict, which is tensors by name: {_GET}")
+        raise WeightsError(f"{url} is no state dict, which is tensors by name: {_FETCH.format(fetched)}")
     return tensors
 
 
-def _checked(tensors: Mapping[str, Tensor], url: str, layers: Mapping[str, float]) -> dict[str, Tensor]:
+def _checked(tensors: Mapping[str, Tensor], url: str, layers: Mapping[str, float], network: str) -> dict[str, Tensor]:
     """What the layers need of a file, renamed."""
-    table = {f"features.{index}": (name, channels) for name, index, channels in convolutions()}
+    names, title, get = VGG_LAYERS[network], network.upper(), _FETCH.format(network)
+    table = {f"features.{index}": (name, channels) for name, index, channels in convolutions(network)}
     for key in tensors:
         if key.startswith("features.") and key.rpartition(".")[0] not in table:
-            raise WeightsError(f"{url} is not of VGG16, which has no {key} (VGG19 and others have): {_GET}")
-    deepest = max(layers, key=VGG16_LAYERS.index)
+            raise WeightsError(f"{url} is not of {title}, which has no {key}: {get}")
+    deepest = max(layers, key=names.index)
     wanted = {}
     for prefix, (name, (channels_in, channels_out)) in table.items():
-        if VGG16_LAYERS.index(name) > VGG16_LAYERS.index(deepest):
+        if names.index(name) > names.index(deepest):
             break
         for part, shape in (("weight", (channels_out, channels_in, 3, 3)), ("bias", (channels_out,))):
             tensor = tensors.get(f"{prefix}.{part}")
             if tensor is None:
-                raise WeightsError(f"{url} has no {prefix}.{part} ({name}), which {deepest} needs: {_GET}")
+                raise WeightsError(f"{url} has no {prefix}.{part} ({name}), which {deepest} needs: {get}")
             if tensor.shape != shape:
                 raise WeightsError(
-                    f"{prefix}.{part} of {url} is {tuple(tensor.shape)}, and VGG16's {name} is {shape}: {_GET}"
+                    f"{prefix}.{part} of {url} is {tuple(tensor.shape)}, and {title}'s {name} is {shape}: {get}"
                 )
             wanted[f"{name}.{part}"] = tensor.float()
     return wanted

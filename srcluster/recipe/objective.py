@@ -2,20 +2,23 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Tag, field_validator
+from pydantic import Field, Tag, field_validator, model_validator
 
 from srcluster.recipe.validation import Part, kind_or
 from srcluster.recipe.yaml_files import did_you_mean
 
-__all__ = ["VGG", "VGG16_LAYERS", "Objective", "Pixel", "Sum", "Term", "TotalVariation"]
+__all__ = ["VGG", "VGG_LAYERS", "Objective", "Pixel", "Sum", "Term", "TotalVariation"]
 
-VGG16_LAYERS = tuple(
-    f"{kind}{block}_{number}"
-    for block, depth in enumerate((2, 2, 3, 3, 3), 1)
-    for number in range(1, depth + 1)
-    for kind in ("conv", "relu")
-)
-"""Names of the convolutions of VGG16 and of their ReLUs, from the first to the deepest: conv1_1, relu1_1, conv1_2..."""
+VGG_LAYERS = {
+    network: tuple(
+        f"{kind}{block}_{number}"
+        for block, depth in enumerate(depths, 1)
+        for number in range(1, depth + 1)
+        for kind in ("conv", "relu")
+    )
+    for network, depths in {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}.items()
+}
+"""Names of the convolutions of each network and of their ReLUs, from the first to the deepest: conv1_1, relu1_1, ..."""
 
 
 class Pixel(Part):
@@ -26,16 +29,18 @@ class Pixel(Part):
 
 
 class VGG(Part):
-    """The distance of what VGG16 sees in two images: `srcluster.objectives.vgg`."""
+    """The distance of what VGG16 or VGG19 sees in two images: `srcluster.objectives.vgg`."""
 
     kind: Literal["vgg"]
+    network: Literal["vgg16", "vgg19"] = "vgg16"
     layers: dict[str, Annotated[float, Field(gt=0)]] = Field({"relu2_2": 1.0}, min_length=1)
-    """Which of VGG16_LAYERS are compared, and their weights in the sum; a single name has weight 1."""
+    """Which of VGG_LAYERS are compared, and their weights in the sum; a single name has weight 1."""
     distance: Literal["mse", "l1", "cosine", "gram"] = "mse"
     """Of two feature maps; `gram` compares the correlations of their channels alone, which is style and not place."""
     weights: str = "auto"
     """A file in torchvision's names, .pth or .safetensors: its path, or s3:// or https URL; `auto` looks where
-    `python -m srcluster.fetch vgg16` leaves it: in SRCLUSTER_WEIGHTS, SRCLUSTER_DATA, SRCLUSTER_STORAGE/weights."""
+    `python -m srcluster.fetch vgg16` or vgg19 leaves it: in SRCLUSTER_WEIGHTS, SRCLUSTER_DATA,
+    SRCLUSTER_STORAGE/weights."""
     normalization: Literal["auto", "torchvision", "caffe"] = "auto"
     """The input the weights were trained for: RGB in [0, 1], its mean and deviation made 0 and 1 (`torchvision`), or
     in [0, 255] less its mean (`caffe`, the original weights); `auto` knows that of torchvision's own file."""
@@ -47,14 +52,17 @@ class VGG(Part):
     def _one_layer(cls, layers: Any) -> Any:
         return {layers: 1.0} if isinstance(layers, str) else layers
 
-    @field_validator("layers")
-    @classmethod
-    def _known(cls, layers: dict[str, float]) -> dict[str, float]:
-        for name in layers:
-            if name not in VGG16_LAYERS:
-                meant = did_you_mean(name, VGG16_LAYERS)
-                raise ValueError(f"VGG16 has conv1_1 to conv5_3 and relu1_1 to relu5_3, and no {name!r}{meant}")
-        return layers
+    @model_validator(mode="after")
+    def _known_layers(self):
+        names = VGG_LAYERS[self.network]
+        for name in self.layers:
+            if name not in names:
+                title, last = self.network.upper(), names[-1][-3:]
+                raise ValueError(
+                    f"{title} has conv1_1 to conv{last} and relu1_1 to relu{last}, and no {name!r}"
+                    + did_you_mean(name, names)
+                )
+        return self
 
 
 class TotalVariation(Part):

@@ -55,7 +55,7 @@ def nothing_at_hand(monkeypatch):
 @pytest.fixture
 def catalogued(monkeypatch, files) -> None:
     """As if the files were those that torchvision and the authors publish."""
-    monkeypatch.setattr(weights, "_SHA256", sha256(files.weights))
+    monkeypatch.setitem(weights._TORCHVISION, "vgg16", ("vgg16-397923af.pth", sha256(files.weights)))
     monkeypatch.setattr(lpips, "_HEADS_SHA256", sha256(files.heads))
 
 

@@ -10,10 +10,10 @@ from srcluster import models
 from srcluster.data import benchmarks
 from srcluster.data.degradation import margin
 from srcluster.objectives import build
-from srcluster.objectives.vgg import VGG16, distance
-from srcluster.objectives.weights import convolutions, read
+from srcluster.objectives.vgg import VGGFeatures, distance
+from srcluster.objectives.weights import WeightsError, convolutions, read
 from srcluster.recipe import RecipeError, recipe_from
-from srcluster.recipe.objective import VGG, VGG16_LAYERS
+from srcluster.recipe.objective import VGG, VGG_LAYERS
 from srcluster.training.checkpoint import State
 from srcluster.training.loop import Step, make_optimizer
 from srcluster.training.precision import choose
@@ -30,9 +30,9 @@ def spec(file: str, layers="relu2_2", **said) -> VGG:
     return VGG(kind="vgg", layers=layers, weights=file, **{"normalization": "caffe", **said})
 
 
-def network(said: VGG, dtype: torch.dtype = torch.float32) -> VGG16:
+def network(said: VGG, dtype: torch.dtype = torch.float32) -> VGGFeatures:
     resolved, tensors = read(said)
-    return VGG16(tuple(said.layers), tensors, resolved.normalization, dtype)
+    return VGGFeatures(said.network, tuple(said.layers), tensors, resolved.normalization, dtype)
 
 
 def by_hand(state: dict[str, torch.Tensor], rgb: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -80,7 +80,7 @@ def test_the_network_is_that_of_the_paper(full_file, normalization):
         mean, deviation = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]]).view(2, 1, 3, 1, 1)
         normalised = (rgb - mean) / deviation
     expected = by_hand(torch.load(full_file, weights_only=True), normalised)
-    every = dict.fromkeys(VGG16_LAYERS, 1.0)
+    every = dict.fromkeys(VGG_LAYERS["vgg16"], 1.0)
     for name, found in zip(every, network(spec(full_file, every, normalization=normalization))(rgb), strict=True):
         scale = float(expected[name].abs().max())
         torch.testing.assert_close(found.double(), expected[name], rtol=0, atol=1e-5 * scale, msg=name)
@@ -223,3 +223,28 @@ def test_real_features_lead_from_a_blurred_photograph_to_the_sharp_one(real_weig
     loss(sr, hr).backward()
     # What descends the loss is the sharpening of edges.
     assert float((sr.grad * (blurred - hr)).sum()) > 0
+
+
+def test_vgg19_has_its_own_layers(tmp_path):
+    """Its third block has four convolutions: what follows them has other numbers in torchvision's files."""
+    assert [index for _, index, _ in convolutions("vgg19")][-4:] == [28, 30, 32, 34]
+    with pytest.raises(ValueError, match="VGG19 has conv1_1 to conv5_4 and relu1_1 to relu5_4, and no 'relu6_1'"):
+        VGG(kind="vgg", network="vgg19", layers="relu6_1")
+    random, tensors = torch.Generator().manual_seed(0), {}
+    for _, index, (before, after) in convolutions("vgg19"):
+        tensors[f"features.{index}.weight"] = torch.randn(after, before, 3, 3, generator=random) / (3 * before**0.5)
+        tensors[f"features.{index}.bias"] = torch.zeros(after)
+    torch.save(tensors, tmp_path / "vgg19.pth")
+    deepest = spec(str(tmp_path / "vgg19.pth"), network="vgg19", layers="relu5_4")
+    (features,) = network(deepest)(torch.rand(1, 3, 32, 32))
+    assert features.shape == (1, 512, 2, 2)
+    with pytest.raises(WeightsError, match=r"is not of VGG16, which has no features\.16\.weight: get"):
+        network(spec(str(tmp_path / "vgg19.pth")))
+
+
+def test_the_vgg19_at_hand_compares_by_phi_2_2(real_weights):
+    """`real_weights` has it up to conv3_1."""
+    hr = photograph()
+    file = str(real_weights / "vgg19_features_conv3_1.pth")
+    loss = build(spec(file, network="vgg19", layers="relu2_2"), CPU, torch.float32)
+    assert float(loss(hr, hr)) == 0 < float(loss(F.avg_pool2d(hr, 3, 1, 1), hr))

@@ -39,13 +39,13 @@ def nothing_at_hand(monkeypatch, tmp_path):
 @pytest.fixture
 def catalogued(monkeypatch, weights_file) -> str:
     """As if the small file were the one that PyTorch publishes."""
-    monkeypatch.setattr(weights, "_SHA256", sha256(weights_file))
+    monkeypatch.setitem(weights._TORCHVISION, "vgg16", ("vgg16-397923af.pth", sha256(weights_file)))
     return weights_file
 
 
 def test_the_file_is_the_one_that_fetch_leaves():
     source = fetch.SOURCES["vgg16"]
-    assert (source.file, source.sha256) == (weights._FILE, weights._SHA256)
+    assert (source.file, source.sha256) == weights._TORCHVISION["vgg16"]
 
 
 def test_auto_finds_the_file_wherever_it_was_fetched_to(catalogued, monkeypatch, tmp_path):
@@ -145,7 +145,7 @@ def test_layers_that_a_file_ends_before_are_left_out_where_less_will_do(weights_
             r"0.weight .* is \(64, 1, 3, 3\), and VGG16's conv1_1 is",
         ),
         ({"features.7.bias": torch.zeros(64)}, r"features.7.bias .* is \(64,\), and VGG16's conv2_2 is \(128,\)"),
-        ({"features.16.weight": torch.zeros(1)}, r"is not of VGG16, which has no features.16.weight \(VGG19"),
+        ({"features.16.weight": torch.zeros(1)}, r"is not of VGG16, which has no features.16.weight"),
         ({"epoch": 7}, "is no state dict"),
         ({7: torch.zeros(1)}, "is no state dict"),
         ({"features.5.bias": None}, "is no state dict"),
