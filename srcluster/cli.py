@@ -24,7 +24,7 @@ TasksAddress = Annotated[
 def main() -> None:
     """The command `srcluster`: lists the verbs, or runs one as `python -m srcluster.VERB` does."""
     app = _app()
-    app.callback(no_args_is_help=True)(_srcluster)
+    app.callback()(_srcluster)
     for verb, does in verbs().items():
         app.command(verb, help=does, add_help_option=False, context_settings={"ignore_unknown_options": True})(_verb)
     app()
@@ -58,7 +58,7 @@ def run(*commands: Callable[..., None], several: Sequence[str] = ()) -> None:
         commands: The functions.
         several: Options that take all words up to the next option: `--on Set5 Set14`.
     """
-    app = _app(no_args_is_help=True)
+    app = _app()
     for command in commands:
         app.command(no_args_is_help=len(commands) == 1)(command)
     try:
@@ -68,8 +68,8 @@ def run(*commands: Callable[..., None], several: Sequence[str] = ()) -> None:
         sys.exit(2)
 
 
-def _app(**settings: bool) -> typer.Typer:
-    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, **settings)
+def _app() -> typer.Typer:
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
 
 def _repeated(words: Sequence[str], several: Sequence[str]) -> Iterator[str]:
