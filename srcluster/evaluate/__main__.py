@@ -11,9 +11,10 @@ from srcluster.cluster.choose import choose_cluster
 from srcluster.data import benchmarks
 from srcluster.evaluate.candidates import Candidate, EvaluateError, candidate
 from srcluster.evaluate.candidates import evaluate as run
-from srcluster.evaluate.report import comparable, figure, log_to_mlflow, print_table, to_csv, to_json
+from srcluster.evaluate.report import comparable, figure, log_to_mlflow, table, to_csv, to_json
 from srcluster.models.find import MODEL_HELP
 from srcluster.objectives.lpips import LPIPS
+from srcluster.progress import print_table
 
 __all__ = ["evaluate"]
 
@@ -65,7 +66,7 @@ def evaluate(
     sets = benchmarks.load_all(on or benchmarks.at_hand(), scale)
     results = [run(entry, sets, scale, address, gpus, distance) for entry in entries]
     published = comparable(sets, scale)
-    print_table(results, sets, published)
+    print_table(*table(results, sets, published))
     if json is not None:
         storage.write(str(json), to_json(results, sets, published, scale).encode())
     if csv is not None:

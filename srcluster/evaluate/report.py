@@ -8,17 +8,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
-from rich.table import Table
 
 from srcluster.data.benchmarks import Benchmark
 from srcluster.data.figures import comparison_of
 from srcluster.evaluate.candidates import EvaluateError, Result
 from srcluster.evaluate.published import PUBLISHED, Published
 from srcluster.pixels.figures import grid
-from srcluster.progress import print_wide
+from srcluster.progress import Rows
 from srcluster.training.evaluation import means
 
-__all__ = ["comparable", "figure", "log_to_mlflow", "print_table", "to_csv", "to_json"]
+__all__ = ["comparable", "figure", "log_to_mlflow", "table", "to_csv", "to_json"]
 
 _SHOWN = {"psnr_y": ("PSNR-Y", ".2f"), "ssim_y": ("SSIM-Y", ".4f"), "checkerboard_db": ("checkerboard", ".2f")}
 """Metrics of the table, beside LPIPS; the files have all."""
@@ -30,34 +29,31 @@ def comparable(benchmarks: Sequence[Benchmark], scale: int) -> list[Published]:
     return [row for row in PUBLISHED if scale == 4 and names & row.psnr_y.keys()]
 
 
-def print_table(results: Sequence[Result], benchmarks: Sequence[Benchmark], published: Sequence[Published]) -> None:
-    """Models by benchmarks; below them what others published."""
-    table = Table("model")
+def table(
+    results: Sequence[Result], benchmarks: Sequence[Benchmark], published: Sequence[Published]
+) -> tuple[Rows, Rows]:
+    """Models by benchmarks, and what others published."""
     measured = results[0].scores[benchmarks[0].name][0].values
     lpips = [metric for metric in measured if metric.startswith("lpips")]
     shown = _SHOWN | {metric: (metric.replace("lpips_", "LPIPS\n").replace("_", " "), ".4f") for metric in lpips}
-    for benchmark in benchmarks:
-        for title, _ in shown.values():
-            table.add_column(f"{benchmark.name}\n{title}", justify="right")
-    for title in ("parameters", "s per\nMP of HR", "peak\nmemory, MB"):
-        table.add_column(title, justify="right")
-    if published:
-        table.add_column("published in")
+    titles = [f"{benchmark.name}\n{title}" for benchmark in benchmarks for title, _ in shown.values()]
+    source = ["published in"] if published else []
+    rows = [["model", *titles, "parameters", "s per\nMP of HR", "peak\nmemory, MB", *source]]
     for result in results:
         average = _means(result)
         cells = [format(average[f"{key}/{b.name}"], form) for b in benchmarks for key, (_, form) in shown.items()]
         parameters = "" if result.parameters is None else f"{result.parameters:,}"
         seconds = "" if result.seconds_per_megapixel is None else f"{result.seconds_per_megapixel:.3g}"
         peak = "" if result.peak_bytes is None else f"{result.peak_bytes / 1e6:.0f}"
-        table.add_row(result.label, *cells, parameters, seconds, peak)
-    table.add_section()
+        rows.append([result.label, *cells, parameters, seconds, peak, *[""] * len(source)])
+    below = []
     for row in published:
         cells = []
         for benchmark in benchmarks:
             psnr_y = row.psnr_y.get(benchmark.name)
             cells += ["" if psnr_y is None else f"{psnr_y:.2f}", *[""] * (len(shown) - 1)]
-        table.add_row(row.model, *cells, "", "", "", row.source, style="dim")
-    print_wide(table)
+        below.append([row.model, *cells, "", "", "", row.source])
+    return rows, below
 
 
 def to_json(

@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from rich.table import Table
 
 from srcluster.errors import UserError
-from srcluster.progress import print_wide
+from srcluster.progress import print_table
 from srcluster.recipe import Recipe, flatten, load, recipe_from
 from srcluster.recipe.validation import explain
 from srcluster.recipe.yaml_files import did_you_mean, read_mapping
@@ -265,11 +264,9 @@ def ladder(plan: Sweep, trials: Sequence[Trial]) -> str:
 
 def print_plan(plan: Sweep, trials: Sequence[Trial]) -> None:
     """A dry run: every trial that is known before, and the digest of its recipe."""
-    table = Table("trial", "what differs", "steps", "recipe")
     known = trials[: plan.search.startup] if plan.search else trials
-    for trial in known:
-        table.add_row(str(trial.index), trial.label, str(trial.recipe.steps), trial.recipe.digest())
-    print_wide(table)
+    rows = [[str(trial.index), trial.label, str(trial.recipe.steps), trial.recipe.digest()] for trial in known]
+    print_table([["trial", "what differs", "steps", "recipe"], *rows])
     if plan.scheduler:
         print(ladder(plan, trials))
     if plan.search:

@@ -18,10 +18,10 @@ from srcluster.data import benchmarks
 from srcluster.data.figures import comparison_of
 from srcluster.models.saved import load_model
 from srcluster.pixels.figures import grid
-from srcluster.progress import print_wide
+from srcluster.progress import markdown, print_table
 from srcluster.sweep import plots
 from srcluster.sweep.plan import Trial
-from srcluster.sweep.results import JobResult, Rows, best_first, latest, markdown, over_seeds, ranked, scores_of
+from srcluster.sweep.results import JobResult, best_first, latest, over_seeds, ranked, scores_of
 from srcluster.train.run import publish
 from srcluster.training.evaluation import restore
 from srcluster.training.store import RunStore
@@ -131,7 +131,7 @@ def conclude(
     if seeds := over_seeds(finished, bicubic):
         tables.append(seeds)
     for table in tables:
-        _print(table)
+        print_table(table)
     parent.note("\n\n".join(map(markdown, tables)))
     if finished:
         best = finished[0]
@@ -210,10 +210,3 @@ def _comparison(trial: Trial, place: str) -> Image.Image:
             for image in shown
         ]
     )
-
-
-def _print(rows: Rows) -> None:
-    table = Table(*rows[0])
-    for row in rows[1:]:
-        table.add_row(*row)
-    print_wide(table)

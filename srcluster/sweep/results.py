@@ -6,13 +6,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
+from srcluster.progress import Rows
 from srcluster.recipe import Recipe
 from srcluster.sweep.plan import Trial, label_of
 
-__all__ = ["JobResult", "Rows", "best_first", "latest", "markdown", "over_seeds", "ranked", "scores_of"]
-
-Rows = list[list[str]]
-"""A table, its header first."""
+__all__ = ["JobResult", "best_first", "latest", "over_seeds", "ranked", "scores_of"]
 
 _SHOWN = {"psnr_y": ("PSNR-Y, dB", ".2f"), "ssim_y": ("SSIM-Y", ".4f"), "checkerboard_db": ("checkerboard, dB", ".2f")}
 
@@ -104,10 +102,6 @@ def over_seeds(ended: Iterable[JobResult], bicubic: Mapping[str, float]) -> Rows
         cells = [_shown(key, fmean(column)) + _spread(key, column) for key, column in zip(scores, columns, strict=True)]
         rows.append([label or "all", *cells, str(len(group))])
     return rows
-
-
-def markdown(rows: Rows) -> str:
-    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))
 
 
 def _header(score: str) -> str:

@@ -13,7 +13,6 @@ import ray
 from ray import train
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-from rich.table import Table
 
 from srcluster import storage, tracking
 from srcluster.cluster.tasks import connect, warn_if_no_capacity
@@ -21,7 +20,7 @@ from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
 from srcluster.data.stream import open_stream
 from srcluster.errors import UserError
-from srcluster.progress import print_wide
+from srcluster.progress import Rows, markdown, print_table
 from srcluster.recipe import Recipe
 from srcluster.train.process_group import DeferredTorchConfig
 from srcluster.train.run import log_baseline, publish
@@ -147,7 +146,7 @@ def _conclude(
     bicubic: dict[str, float],
 ) -> None:
     """Say in MLflow and on the terminal what came of a training."""
-    run.note(_markdown(metrics, bicubic))
+    run.note(markdown(_rows("best", metrics, bicubic)))
     model = publish(recipe, run.id, store, metrics)
     columns = [key for key in metrics if key.startswith(("best/psnr_y/", "best/checkerboard_db/"))]
     page = tracking.table_page(run.experiment_id, columns, ["model.kind", "objective.kind", "steps"])
@@ -254,22 +253,17 @@ def _cause(error: train.TrainingFailedError) -> str:
     return f"the workers failed again and again, at last with: {last}"
 
 
-def _print_result(name: str, metrics: dict[str, float], store: RunStore, bicubic: dict[str, float] | None = None):
-    scores = [key.removeprefix("best/") for key in metrics if key.startswith("best/psnr_y/")]
-    table = Table("", *(f"{score.partition('/')[2]} PSNR-Y, dB" for score in scores))
-    table.add_row(name, *(f"{metrics[f'best/{score}']:.2f}" for score in scores))
-    if bicubic:
-        table.add_row("bicubic", *(f"{bicubic[score]:.2f}" for score in scores))
-    print_wide(table)
+def _print_result(
+    name: str, metrics: dict[str, float], store: RunStore, bicubic: dict[str, float] | None = None
+) -> None:
+    print_table(_rows(name, metrics, bicubic))
     print(f"the network: {storage.join(store.url, 'model.safetensors')}", flush=True)
 
 
-def _markdown(metrics: dict[str, float], bicubic: dict[str, float]) -> str:
-    scores = [key for key in bicubic if key.startswith("psnr_y/")]
-    rows = [
-        ["", *(f"{score.partition('/')[2]} PSNR-Y, dB" for score in scores)],
-        ["---"] * (len(scores) + 1),
-        ["best", *(f"{metrics[f'best/{score}']:.2f}" for score in scores)],
-        ["bicubic", *(f"{bicubic[score]:.2f}" for score in scores)],
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+def _rows(name: str, metrics: dict[str, float], bicubic: dict[str, float] | None) -> Rows:
+    scores = [key.removeprefix("best/") for key in metrics if key.startswith("best/psnr_y/")]
+    rows = [["", *(f"{score.partition('/')[2]} PSNR-Y, dB" for score in scores)]]
+    rows.append([name, *(f"{metrics[f'best/{score}']:.2f}" for score in scores)])
+    if bicubic:
+        rows.append(["bicubic", *(f"{bicubic[score]:.2f}" for score in scores)])
+    return rows
