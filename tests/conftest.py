@@ -304,6 +304,9 @@ def home(tmp_path_factory) -> Iterator[Path]:
 def shell(home, monkeypatch) -> Shell:
     """This process is a client of the same cluster."""
     monkeypatch.chdir(home)
+    # Else it would have a store or MLflow of its own.
+    for name in ("SRCLUSTER_STORAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
     cluster = local.up(home / ".srcluster")
     for name, value in cluster.environment().items():
         monkeypatch.setenv(name, value)

@@ -19,6 +19,7 @@ DOORS = {
     "mlflow": r"tracking/",
     "webdataset": r"data/(shards|stream)\.py",
     "ray": r"(train|sweep|cluster)/",
+    "grpc": r"cluster/",
     "typer": r"cli\.py|\w+/__main__\.py",
     "optuna": r"sweep/search\.py",
     "pyarrow": r"$^",

@@ -1,61 +1,50 @@
-"""Which cluster a verb works on: the one that is configured, or the embedded one of this machine."""
+"""Which Ray cluster, S3 store and MLflow server a verb works with."""
 
 import os
+import sys
 
 from srcluster import local
 from srcluster.errors import UserError
 
-__all__ = ["ClusterError", "choose_cluster", "join"]
+_STORE = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_ACCESS_KEY_ID", "AWS_PROFILE")
 
 
-class ClusterError(UserError):
-    """It is not said which cluster to use, or what it stores its results in."""
+def choose_cluster(address: str, required: bool = False) -> str:
+    """The address for ray.init, or `none`; what belongs to the cluster is put into this process's environment.
 
-
-def join(address: str = "auto") -> str:
-    """Choose the cluster, and make this process's environment that of it.
+    The embedded Ray works with the store of SRCLUSTER_STORAGE and AWS_*, and with the server of MLFLOW_TRACKING_URI,
+    and where they are not set with embedded ones.
 
     Args:
-        address: Of a Ray cluster; `local` for the embedded one, which is started if it is not running; `auto` for
-            RAY_ADDRESS where it is set, as it is within `ray job submit`, and otherwise `local`.
-
-    Returns:
-        The address for ray.init. S3, MLflow and SRCLUSTER_STORAGE, the URL below which checkpoints, shards and
-        results go, are in the environment.
+        address: Of a Ray cluster; `none` for this process; `local` for the embedded one, which is started if it is not
+            running; `auto` for RAY_ADDRESS where it is set, as it is within `ray job submit`, and else `none`.
+        required: Whether the verb needs a cluster, and puts its results into SRCLUSTER_STORAGE; `auto` is then
+            RAY_ADDRESS, and else `local`.
 
     Raises:
-        ClusterError: On a cluster of one's own, SRCLUSTER_STORAGE is not set.
-        LocalError: The embedded cluster can't be started.
+        UserError: SRCLUSTER_STORAGE is needed and not set, or the embedded cluster can't be started.
     """
     if address == "auto":
-        address = os.environ.get("RAY_ADDRESS", "local")
+        address = os.environ.get("RAY_ADDRESS") or ("local" if required else "none")
     if address == "local":
-        cluster = local.up()
-        # What else is said of S3 (a profile, a session token, an endpoint for S3 alone) is of another store.
-        for name in [name for name in os.environ if name.startswith("AWS_") and name != "AWS_CA_BUNDLE"]:
-            del os.environ[name]
-        os.environ.update(cluster.environment())
-        return cluster.ray_address
-    if not os.environ.get("SRCLUSTER_STORAGE"):
-        raise ClusterError(
+        return _join_embedded()
+    if required and not os.environ.get("SRCLUSTER_STORAGE"):
+        raise UserError(
             f"say where the results of the cluster at {address} go: set SRCLUSTER_STORAGE to s3://bucket/prefix"
         )
     return address
 
 
-def choose_cluster(address: str) -> str:
-    """Choose the cluster of a verb that can do without one.
-
-    Args:
-        address: Of a Ray cluster; `none` for this process; `local` for the embedded one, whose environment is made
-            that of this process; `auto` for RAY_ADDRESS where it is set, and otherwise `none`.
-
-    Returns:
-        The address for ray.init, or `none`.
-
-    Raises:
-        LocalError: The embedded cluster can't be started.
-    """
-    if address == "local":
-        return join("local")
-    return os.environ.get("RAY_ADDRESS", "none") if address == "auto" else address
+def _join_embedded() -> str:
+    cluster = local.up()
+    joined = cluster.join(os.environ)
+    if unused := [name for name in _STORE if os.environ.get(name) and os.environ[name] != joined.get(name)]:
+        print(
+            f"results go to the embedded S3, not to the store of {', '.join(unused)}: set SRCLUSTER_STORAGE to "
+            "s3://bucket/prefix to use that",
+            file=sys.stderr,
+        )
+    for name in os.environ.keys() - joined.keys():
+        del os.environ[name]
+    os.environ.update(joined)
+    return cluster.ray_address

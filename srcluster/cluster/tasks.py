@@ -6,16 +6,15 @@ Ray reads its environment when this is imported.
 import copy
 import itertools
 import signal
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import grpc
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayError, RayTaskError
 
 from srcluster.errors import UserError
-
-__all__ = ["TaskError", "connect", "starmap", "warn_if_no_capacity"]
 
 _RETRIES = 3
 """How often a task whose process or node died is begun again."""
@@ -26,14 +25,26 @@ _WAITING = 64
 _REACH_TIMEOUT_S = 5.0
 
 
-class TaskError(UserError):
-    """The cluster can't be reached, or can't finish a task."""
-
-
 def connect(address: str, **options: Any) -> None:
-    """Join a Ray cluster, with options of `ray.init`; who has a handler of SIGTERM keeps it, as Ray sets its own."""
+    """Join a Ray cluster, with options of `ray.init`.
+
+    Raises:
+        UserError: No cluster answers, or it does not let us in.
+    """
+    _check_reachable(address)
+    # Ray sets its own.
     handler = signal.getsignal(signal.SIGTERM)
-    ray.init(address, log_to_driver=False, logging_level="warning", **options)
+    try:
+        ray.init(address, log_to_driver=False, logging_level="warning", **options)
+    except ConnectionError as error:
+        raise UserError(
+            f"the Ray cluster at {address} does not let us in, or another server is there: give its token in "
+            "RAY_AUTH_TOKEN, with RAY_AUTH_MODE=token, and its head's address, HOST:6379, with --address"
+        ) from error
+    except RuntimeError as error:
+        if "Version mismatch" not in str(error):
+            raise
+        raise UserError(f"the Ray cluster at {address} has other versions: {error}") from error
     if handler != signal.SIG_DFL:
         signal.signal(signal.SIGTERM, handler)
 
@@ -58,10 +69,8 @@ def starmap(
         gpus: That each task takes.
 
     Raises:
-        TaskError: No cluster answers, or a task's process died again and again.
-        UserError: What a task raised.
+        UserError: No cluster answers, a task's process died again and again, or what a task raised.
     """
-    check_reachable(address)
     connect(address)
     warn_if_no_capacity({"CPU": 1, "GPU": gpus}, " (--address none: on this machine alone)")
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(function)
@@ -89,15 +98,19 @@ def warn_if_no_capacity(wanted: Mapping[str, float], advice: str = "") -> None:
         print(f"the cluster has no room yet: waiting until it has{advice}", flush=True)
 
 
-def check_reachable(address: str) -> None:
-    """Find out within seconds whether anything listens there; Ray itself tries for minutes."""
-    if address == "auto":
+def _check_reachable(address: str) -> None:
+    """Find out within seconds whether a gRPC server answers there: Ray tries for 14 minutes, and ends the process."""
+    found = canonicalize_bootstrap_address(address) if address == "auto" else address.removeprefix("ray://")
+    if found is None:
         return
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), _REACH_TIMEOUT_S).close()
-    except (OSError, ValueError) as error:
-        raise TaskError(f"no Ray cluster answers at {address}: start it, or name another with --address") from error
+    with grpc.insecure_channel(found, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(_REACH_TIMEOUT_S)
+        except grpc.FutureTimeoutError as error:
+            raise UserError(
+                f"no Ray cluster answers at {found}: start it, or name another's head, HOST:6379, with --address or "
+                "RAY_ADDRESS"
+            ) from error
 
 
 def _result(task: ray.ObjectRef) -> Any:
@@ -111,6 +124,6 @@ def _result(task: ray.ObjectRef) -> Any:
         raise
     except RayError as error:
         reason = str(error).strip().splitlines()[0]
-        raise TaskError(
+        raise UserError(
             f"a task was begun {_RETRIES + 1} times, and its process died ({reason}): see Ray's logs"
         ) from error

@@ -1,9 +1,11 @@
 """`python -m srcluster.local up | status | down | env`: S3, MLflow and Ray on this machine."""
 
+import os
 import shlex
 from pathlib import Path
 
 from srcluster import cli, local
+from srcluster.errors import UserError
 from srcluster.local.services import address
 
 
@@ -21,7 +23,7 @@ def down(state: Path | None = None) -> None:
 def status(state: Path | None = None) -> None:
     """List the services."""
     cluster = local.load(local.state_folder(state))
-    up = local.running(cluster) if cluster else []
+    up = local.running(cluster, timeout_s=0) if cluster else []
     print(f"{'service':8} {'address':24} {'pid':>9}  state")
     for name in local.SERVICES:
         where = address(name, cluster) if cluster else "-"
@@ -34,9 +36,13 @@ def env(state: Path | None = None) -> None:
     cluster = local.find(state)
     if cluster is None:
         where = local.state_folder(state)
-        raise local.LocalError(f"no whole cluster runs in {where}: start it with `python -m srcluster.local up`")
-    for name, value in cluster.environment().items():
-        print(f"export {name}={shlex.quote(value)}")
+        raise UserError(f"no whole cluster runs in {where}: start it with `python -m srcluster.local up`")
+    joined = cluster.join(os.environ)
+    for name in sorted(os.environ.keys() - joined.keys()):
+        print(f"unset {name}")
+    for name in cluster.environment():
+        if name in joined:
+            print(f"export {name}={shlex.quote(joined[name])}")
 
 
 cli.run(up, down, status, env)

@@ -1,16 +1,15 @@
 """What an embedded cluster is: a folder, ports on loopback and keys; by these everything else finds it."""
 
+import hashlib
+import itertools
 import json
 import os
 import random
 import secrets
 import socket
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-from srcluster.errors import UserError
-
-__all__ = ["HOST", "Cluster", "LocalError", "is_free", "load", "new_keys", "new_ports", "save", "write_private"]
 
 HOST = "127.0.0.1"
 
@@ -21,9 +20,8 @@ PORTS = (
     *("gcs", "client", "dashboard", "dashboard_metrics", "agent", "agent_grpc", "metrics", "autoscaler_metrics"),
 )
 
-
-class LocalError(UserError):
-    """A service of the embedded cluster that can't be started or found."""
+FOREIGN = ("AWS_", "MLFLOW_TRACKING_", "RAY_AUTH_")
+"""What the variables begin with that name a store, an MLflow server and a Ray cluster, and the keys to them."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +32,7 @@ class Cluster:
         state: The folder of its data, logs and keys.
         ports: The port of each name in `PORTS`.
         processes: Process id and start time (seconds since 1970) of the first process of each service.
+        joined: The digest of the store and MLflow that Ray was started with.
         bucket: The bucket that is made in its S3.
     """
 
@@ -42,6 +41,7 @@ class Cluster:
     access_key: str = field(repr=False)
     secret_key: str = field(repr=False)
     processes: dict[str, tuple[int, float]] = field(default_factory=dict, repr=False)
+    joined: str = ""
     bucket: str = "srcluster"
 
     @property
@@ -76,6 +76,9 @@ class Cluster:
             # One that the shell has for another store would be sent to this one.
             "AWS_SESSION_TOKEN": "",
             "AWS_DEFAULT_REGION": "us-east-1",
+            # Files may name a store as well.
+            "AWS_CONFIG_FILE": os.devnull,
+            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
             "SRCLUSTER_STORAGE": f"s3://{self.bucket}",
             "MLFLOW_TRACKING_URI": self.mlflow_uri,
             "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -90,6 +93,40 @@ class Cluster:
             "NO_PROXY": direct,
             "no_proxy": direct,
         }
+
+    def join(self, given: Mapping[str, str]) -> dict[str, str]:
+        """The environment `given` with this cluster in it, but for a store or MLflow of its own.
+
+        SRCLUSTER_STORAGE says that AWS_* name a store of one's own, MLFLOW_TRACKING_URI an MLflow server.
+        """
+        kept = tuple(itertools.compress(("AWS_", "MLFLOW_TRACKING_"), self._own(given)))
+        ours = {name: value for name, value in self.environment().items() if not name.startswith(kept)}
+        if storage := given.get("SRCLUSTER_STORAGE"):
+            # The workers of Ray have other working folders.
+            ours["SRCLUSTER_STORAGE"] = storage if ":/" in storage else str(Path(storage).expanduser().absolute())
+        foreign = tuple(set(FOREIGN) - set(kept))
+        return {name: value for name, value in given.items() if not name.startswith(foreign)} | ours
+
+    def services(self, given: Mapping[str, str]) -> list[str]:
+        """The services that `join(given)` needs; MLflow keeps its artefacts in the S3 of this cluster."""
+        match self._own(given):
+            case True, True:
+                return ["ray"]
+            case _, True:
+                return ["s3", "ray"]
+            case _:
+                return ["s3", "mlflow", "ray"]
+
+    def _own(self, given: Mapping[str, str]) -> tuple[bool, bool]:
+        """Whether `given` names another store, and another MLflow server."""
+        store = bool(given.get("SRCLUSTER_STORAGE")) and given.get("AWS_ENDPOINT_URL") != self.s3_endpoint
+        return store, given.get("MLFLOW_TRACKING_URI", "") not in ("", self.mlflow_uri)
+
+
+def digest(environment: Mapping[str, str]) -> str:
+    """A word for which store and MLflow an environment names, and by which keys."""
+    told = {name: value for name, value in environment.items() if name.startswith(("SRCLUSTER_STORAGE", *FOREIGN))}
+    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
 def load(state: Path) -> Cluster | None:

