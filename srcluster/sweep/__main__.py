@@ -11,8 +11,6 @@ from srcluster.cluster.choose import choose_cluster
 from srcluster.recipe import parse_overrides
 from srcluster.sweep.plan import SweepError, load_sweep, print_plan
 
-__all__ = ["sweep"]
-
 
 def sweep(
     file: Annotated[Path, typer.Argument(help="The sweep, such as sweeps/srcnn.yaml.")],

@@ -1,4 +1,4 @@
-"""A sweep's driver: settles what the trials read, hands them to Ray Tune, and concludes."""
+"""A sweep's driver: resolves the trials' recipes, hands the trials to Ray Tune, and reports what came of them."""
 
 import functools
 import logging
@@ -6,6 +6,7 @@ import math
 import os
 import signal
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -21,20 +22,18 @@ from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
 from srcluster.sweep.plan import Sweep, SweepError, Trial, ladder
 from srcluster.sweep.queue import TrialFeed, TrialQueue
-from srcluster.sweep.report import Outcome, Progress, conclude
+from srcluster.sweep.report import LiveTable, Outcome, conclude
 from srcluster.sweep.results import latest
 from srcluster.sweep.trial import run_trial
 from srcluster.train.run import log_baseline
 from srcluster.train.settings import resolve_recipe, results_url, worker_env
 from srcluster.training.lease import Lease, LeaseError
 
-__all__ = ["run"]
-
 _RETRIES = 2
 """How often a trial whose process died is continued from its last checkpoint."""
 
 _DRIVER = {"CPU": 0, "memory": 1 << 29}
-"""What the driver of a trial of several workers takes: they take all the cores."""
+"""The resources of the driver of a trial of several workers, which take all the cores."""
 
 
 def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: bool, once: bool) -> Outcome:
@@ -42,34 +41,31 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
 
     Args:
         file: The sweep's YAML file.
-        plan: What it says.
-        trials: What is tried.
+        plan: Its content.
+        trials: Those of the plan.
         address: Of the Ray cluster.
-        resume: Whether to continue.
-        once: Whether to continue if there is something to, and else to start.
+        resume: Continue.
+        once: Continue if there is something to, else start.
 
     Raises:
-        PhotoError: A benchmark can't be measured.
-        SweepError: There is nothing to resume, or no trial fits into the cluster.
-        StorageError: SRCLUSTER_STORAGE can't be written to.
-        TrackingError: No MLflow server answers.
-        LeaseError: Another driver took the sweep over.
+        UserError: A benchmark, the store, MLflow or the cluster is not as it must be; there is nothing to resume; or
+            another driver took the sweep over.
     """
     # A pod that is deleted, or `ray job stop`: Tune knows Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    home = results_url("sweeps")
+    sweeps_url = results_url("sweeps")
     trials = [replace(trial, recipe=resolve_recipe(trial.recipe)) for trial in trials]
     recipe = trials[0].recipe
     measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
-    place = storage.join(home, _name(home, plan, trials, resume, once))
-    with Lease(place, functools.partial(print, flush=True)) as lease:
-        return _run(file, plan, trials, address, place, measured, lease)
+    url = storage.join(sweeps_url, _name(sweeps_url, plan, trials, resume, once))
+    with Lease(url, functools.partial(print, flush=True)) as lease:
+        return _run(file, plan, trials, address, url, measured, lease)
 
 
 def _run(
-    file: Path, plan: Sweep, trials: list[Trial], address: str, place: str, measured: list[Benchmark], lease: Lease
+    file: Path, plan: Sweep, trials: list[Trial], address: str, url: str, measured: list[Benchmark], lease: Lease
 ) -> Outcome:
-    name, scale = place.rpartition("/")[2], trials[0].recipe.scale
+    name, scale = url.rpartition("/")[2], trials[0].recipe.scale
     environment = tracking.environment_tags()
     # Tune's banner is shown whatever the verbosity; and it would ask a queue for one trial more than the cluster holds,
     # so that a cluster that grows would by one at a time.
@@ -86,28 +82,34 @@ def _run(
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
         bicubic = {"parent": parent.id, "key": f"{name}/bicubic"}
         score = f"psnr_y/{measured[0].name}"
-        queue = TrialQueue(plan, trials, score, place, functools.partial(_config, plan, place, parent.id))
+        queue = TrialQueue(plan, trials, score, url, functools.partial(_trial_config, plan, url, parent.id))
         if known := latest(queue.earlier):
             print(f"{len(known)} of {len(trials)} trials have run before", flush=True)
         # Nothing that Tune keeps is needed to continue: it would have to be unpickled. Tune's advice is to do so.
         logging.getLogger("ray.tune.tune").setLevel(logging.ERROR)
         with ThreadPoolExecutor(1) as meanwhile, tempfile.TemporaryDirectory(prefix="srcluster-") as folder:
             baseline = meanwhile.submit(log_baseline, plan.name, measured, scale, **bicubic)
+
+            def check() -> None:
+                lease.check()
+                if baseline.done():
+                    baseline.result()
+
             try:
-                _tuner(queue, slots, folder, lease).fit()
+                _tuner(queue, slots, folder, check).fit()
             except LeaseError:
                 # The run in MLflow is the other's as well.
                 parent.close(timeout_s=10)
                 raise
-        outcome = conclude(len(trials), queue.ended(), baseline.result(), parent, place, Path("results", name))
+        outcome = conclude(len(trials), queue.results(), baseline.result(), parent, url, Path("results", name))
     ray.shutdown()
     return outcome
 
 
-def _name(home: str, plan: Sweep, trials: list[Trial], resume: bool, once: bool) -> str:
-    """What this sweep is called: by what it tries, and the how-manieth time it is that it does."""
+def _name(sweeps_url: str, plan: Sweep, trials: list[Trial], resume: bool, once: bool) -> str:
+    """`NAME-DIGEST-N`, where N counts the sweeps of these same trials."""
     base, number = f"{plan.name}-{plan.digest(trials)}", 1
-    while storage.exists(storage.join(home, f"{base}-{number}", "trials.json")):
+    while storage.exists(storage.join(sweeps_url, f"{base}-{number}", "trials.json")):
         number += 1
     if number > 1 and (resume or once):
         return f"{base}-{number - 1}"
@@ -115,11 +117,11 @@ def _name(home: str, plan: Sweep, trials: list[Trial], resume: bool, once: bool)
         raise SweepError("there is no sweep of these trials to resume: start it without --resume")
     name = f"{base}-{number}"
     recipes = ",\n".join(trial.recipe.model_dump_json() for trial in trials)
-    storage.write(storage.join(home, name, "trials.json"), f"[{recipes}]\n".encode())
+    storage.write(storage.join(sweeps_url, name, "trials.json"), f"[{recipes}]\n".encode())
     return name
 
 
-def _tuner(queue: TrialQueue, slots: int | None, folder: str, lease: Lease) -> tune.Tuner:
+def _tuner(queue: TrialQueue, slots: int | None, folder: str, check: Callable[[], None]) -> tune.Tuner:
     resources = queue.plan.resources
     alone = {"CPU": resources.cpu, "GPU": resources.gpu}
     fleet = {
@@ -140,14 +142,14 @@ def _tuner(queue: TrialQueue, slots: int | None, folder: str, lease: Lease) -> t
         ),
         run_config=tune.RunConfig(
             storage_path=folder,
-            callbacks=[Progress(queue.score), TrialFeed(queue, lease.check)],
+            callbacks=[LiveTable(queue), TrialFeed(queue, check)],
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=_RETRIES),
         ),
     )
 
 
-def _config(plan: Sweep, place: str, parent_id: str, trial: Trial, stop_at_step: int | None) -> dict[str, Any]:
+def _trial_config(plan: Sweep, url: str, parent_id: str, trial: Trial, stop_at_step: int | None) -> dict[str, Any]:
     return {
         "index": trial.index,
         "stop_at_step": stop_at_step,
@@ -156,9 +158,8 @@ def _config(plan: Sweep, place: str, parent_id: str, trial: Trial, stop_at_step:
         "values": trial.values,
         "experiment": plan.name,
         "parent": parent_id,
-        "key": f"{place.rpartition('/')[2]}/{trial.index}",
-        "home": place,
-        "name": trial.folder,
+        "key": f"{url.rpartition('/')[2]}/{trial.index}",
+        "url": storage.join(url, trial.folder),
     }
 
 

@@ -19,8 +19,6 @@ from srcluster.recipe import Recipe, flatten, load, recipe_from
 from srcluster.recipe.validation import explain
 from srcluster.recipe.yaml_files import did_you_mean, read_mapping
 
-__all__ = ["Sweep", "SweepError", "Trial", "label_of", "ladder", "load_sweep", "print_plan"]
-
 
 class SweepError(UserError):
     """A sweep's YAML says something that can't be understood."""
@@ -49,17 +47,22 @@ class Parameter(_Part):
     def _one(self):
         if len(self.model_fields_set) != 1:
             raise ValueError("give exactly one of grid, choice, uniform and loguniform")
-        low, high = self.uniform or self.loguniform or (1.0, 2.0)
+        low, high = self.bounds
         if not low < high or (self.loguniform and low <= 0):
             raise ValueError(f"[{low:g}, {high:g}] is no range: low < high, and above 0 for loguniform")
         return self
 
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """Of `uniform` or `loguniform`."""
+        return self.uniform or self.loguniform or (1.0, 2.0)
+
     def draw(self, random: np.random.Generator) -> Any:
         if self.choice:
             return self.choice[int(random.integers(len(self.choice)))]
+        low, high = self.bounds
         if self.uniform:
-            return float(random.uniform(*self.uniform))
-        low, high = self.loguniform
+            return float(random.uniform(low, high))
         return float(math.exp(random.uniform(math.log(low), math.log(high))))
 
 
@@ -158,7 +161,7 @@ class Sweep(_Part):
         grids = {key: parameter.grid for key, parameter in self.parameters.items() if parameter.grid}
         drawn = {key: parameter for key, parameter in self.parameters.items() if not parameter.grid}
         random = np.random.default_rng(self.seed)
-        trials = []
+        trials: list[Trial] = []
         for _ in range(self.samples):
             for grid in itertools.product(*grids.values()):
                 values = dict(zip(grids, grid, strict=True))
@@ -224,14 +227,14 @@ def label_of(chosen: Mapping[str, str]) -> str:
 
 
 def load_sweep(
-    path: Path, resources: Mapping[str, float | None] | None = None, overrides: Mapping[str, Any] | None = None
+    path: Path, typed: Mapping[str, float | None] | None = None, overrides: Mapping[str, Any] | None = None
 ) -> Sweep:
     """Read a sweep's YAML file.
 
     Args:
-        path: Where it is.
-        resources: What stands above the file's own, where it is not None.
-        overrides: Dotted keys of the recipe that stand above the file's own.
+        path: The file.
+        typed: Resources that replace the file's own, where they are not None.
+        overrides: Dotted keys of the recipe that replace the file's own.
 
     Raises:
         SweepError: There is no such file, or it is not understood.
@@ -240,10 +243,10 @@ def load_sweep(
         others = [str(other) for other in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
         raise SweepError(f"there is no sweep {path}{did_you_mean(str(path), others)}")
     values = read_mapping(path.read_text(), str(path), "recipe:, parameters: and so on")
-    typed = {key: value for key, value in (resources or {}).items() if value is not None}
+    given = {key: value for key, value in (typed or {}).items() if value is not None}
     try:
         plan = Sweep.model_validate({"name": path.stem, **values})
-        resources = Resources.model_validate(plan.resources.model_dump() | typed)
+        resources = Resources.model_validate(plan.resources.model_dump() | given)
     except ValidationError as error:
         raise SweepError(f"{path}: {explain(error, Sweep)}") from error
     return plan.model_copy(update={"resources": resources, "overrides": {**plan.overrides, **(overrides or {})}})
@@ -251,15 +254,31 @@ def load_sweep(
 
 def ladder(plan: Sweep, trials: Sequence[Trial]) -> str:
     """How far how many trials run, in words: `6 trials of 1200 steps`, or with asha how many go on from each rung."""
-    steps, count = trials[0].recipe.steps, len(trials)
+    steps = [trial.recipe.steps for trial in trials]
     if not plan.scheduler:
-        return f"{count} trials of {steps} steps"
-    words, taken, before = [], 0, 0
-    for rung in (*plan.rungs(trials), steps):
-        words.append(f"the best {count} to {rung}" if before else f"{count} trials to step {rung}")
-        taken += count * (rung - before)
-        before, count = rung, max(count // plan.scheduler.reduction_factor, 1)
-    return f"{', '.join(words)} ({taken / (len(trials) * steps):.0%} of all their steps)"
+        each = f"{min(steps)}" if min(steps) == max(steps) else f"{min(steps)} to {max(steps)}"
+        return f"{len(trials)} trials of {each} steps"
+    (count, first), *others = _stages(plan, trials)
+    words = [f"{count} trials to step {first}", *(f"the best {count} to {rung}" for count, rung in others)]
+    return f"{', '.join(words)} ({planned_steps(plan, trials) / sum(steps):.0%} of all their steps)"
+
+
+def planned_steps(plan: Sweep, trials: Sequence[Trial]) -> int:
+    """The steps of all trials together; with asha, of those that go on from each rung."""
+    if not plan.scheduler:
+        return sum(trial.recipe.steps for trial in trials)
+    stages = _stages(plan, trials)
+    return sum(count * (rung - before) for (count, rung), (_, before) in zip(stages, [(0, 0), *stages], strict=False))
+
+
+def _stages(plan: Sweep, trials: Sequence[Trial]) -> list[tuple[int, int]]:
+    """How many trials asha lets run to which step."""
+    assert plan.scheduler
+    counts = [len(trials)]
+    rungs = [*plan.rungs(trials), trials[0].recipe.steps]
+    for _ in rungs[1:]:
+        counts.append(max(counts[-1] // plan.scheduler.reduction_factor, 1))
+    return list(zip(counts, rungs, strict=True))
 
 
 def print_plan(plan: Sweep, trials: Sequence[Trial]) -> None:

@@ -8,8 +8,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-__all__ = ["curves", "parameters"]
-
 _NAMED = 20
 """Curves that a legend can name; the others are grey."""
 

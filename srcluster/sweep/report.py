@@ -1,4 +1,4 @@
-"""What a sweep tells while it runs and at its end: a live table, a ranked one, pictures, and MLflow's last words."""
+"""What a sweep shows: a live table while it runs, and at its end the ranked one, pictures, and what MLflow keeps."""
 
 import sys
 import tempfile
@@ -18,80 +18,78 @@ from srcluster.data import benchmarks
 from srcluster.data.figures import comparison_of
 from srcluster.models.saved import load_model
 from srcluster.pixels.figures import grid
-from srcluster.progress import markdown, print_table
+from srcluster.progress import Pace, markdown, print_table, table
 from srcluster.sweep import plots
-from srcluster.sweep.plan import Trial
+from srcluster.sweep.plan import Trial, planned_steps
+from srcluster.sweep.queue import TrialQueue
 from srcluster.sweep.results import JobResult, best_first, latest, over_seeds, ranked, scores_of
+from srcluster.tracking.outbox import Status
 from srcluster.train.run import publish
 from srcluster.training.evaluation import restore
 from srcluster.training.store import RunStore
 
-__all__ = ["Outcome", "Progress", "conclude"]
 
+class LiveTable(tune.Callback):
+    """The trials while they run: a table that renews itself on a terminal, and elsewhere a line for each event."""
 
-class Progress(tune.Callback):
-    """The trials while they run: a table that renews itself on a terminal, and elsewhere a line for each event.
-
-    Args:
-        score: The metric to show, such as psnr_y/Set5.
-    """
-
-    def __init__(self, score: str):
-        self.score = score
-        self.latest: dict[int, float] = {}
-        """By the trials' numbers."""
+    def __init__(self, queue: TrialQueue):
+        self.queue = queue
+        self.pace = Pace(planned_steps(queue.plan, queue.drawn), self._steps())
         self.live: Live | None = None
 
-    def on_step_end(self, iteration: int, trials: list, **info) -> None:
-        if sys.stdout.isatty():
-            if self.live is None:
-                self.live = Live(refresh_per_second=2)
-                self.live.start()
-            self.live.update(self._table(trials))
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        if sys.stdout.isatty() and self.live is None:
+            self.live = Live(get_renderable=self._table, refresh_per_second=2)
+            self.live.start()
 
-    def on_experiment_end(self, trials: list, **info) -> None:
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         if self.live:
-            self.live.update(self._table(trials))
             self.live.stop()
 
-    def on_trial_result(self, iteration: int, trials: list, trial, result: Mapping[str, Any], **info) -> None:
-        if self.score in result:
-            self.latest[trial.config["trial"]["index"]] = result[self.score]
-            # Where it stops is said when it has stopped.
-            if self.live is None and result["step"] != trial.config["trial"]["stop_at_step"]:
-                self._line(trial, f"step {result['step']:>6}   {self.score} {result[self.score]:.2f} dB")
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        # Where a job stops is said when it has stopped.
+        if self.queue.score in result and result["step"] != trial.config["trial"]["stop_at_step"]:
+            self._print(trial, f"step {result['step']:>6}   {self._score(result)}")
 
-    def on_trial_complete(self, iteration: int, trials: list, trial, **info) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        job = JobResult.of(trial)
+        match job.state:
+            case "failed":
+                self._print(trial, f"failed: {job.error}")
+            case "finished":
+                self._print(trial, f"done at step {job.metrics['step']}")
+            case _:
+                self._print(trial, f"waits at step {job.metrics['step']}   {self._score(job.metrics)}")
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._print(trial, "its process died")
+
+    def _print(self, trial: Any, words: str) -> None:
         if self.live is None:
-            result = trial.last_result
-            if "error" in result:
-                words = f"failed: {result['error']}"
-            elif "best/step" in result:
-                words = f"done at step {result['step']}"
-            else:
-                words = f"waits at step {result['step']}   {self.score} {result[self.score]:.2f} dB"
-            self._line(trial, words)
+            left = self.pace.left(self._steps())
+            print(f"{time.strftime('%H:%M:%S')}  {trial.config['trial']['label']:32} {words}{left}", flush=True)
 
-    def on_trial_error(self, iteration: int, trials: list, trial, **info) -> None:
-        if self.live is None:
-            self._line(trial, "its process died")
+    def _score(self, metrics: Mapping[str, Any]) -> str:
+        return f"{self.queue.score} {metrics[self.queue.score]:.2f} dB"
 
-    def _line(self, trial, words: str) -> None:
-        print(f"{time.strftime('%H:%M:%S')}  {_label(trial):32} {words}", flush=True)
+    def _steps(self) -> int:
+        """The steps that need not be taken any more."""
+        # Of a trial that failed no more come, which only asha makes up for by others.
+        whole = ("finished", "failed") if self.queue.plan.scheduler is None else ()
+        jobs = latest(self.queue.results())
+        return sum(job.trial.recipe.steps if job.state in whole else job.metrics.get("step", 0) for job in jobs)
 
-    def _table(self, trials: list) -> Table:
-        table = Table("trial", "state", "step", self.score)
-        # The last of a trial's jobs.
-        for index, trial in {trial.config["trial"]["index"]: trial for trial in trials}.items():
-            step, score = (trial.last_result or {}).get("step", ""), self.latest.get(index)
-            waits = trial.status == "TERMINATED" and step == trial.config["trial"]["stop_at_step"]
-            state = "waiting" if waits else trial.status.lower()
-            table.add_row(_label(trial), state, str(step), f"{score:.2f}" if score else "")
-        return table
-
-
-def _label(trial) -> str:
-    return trial.config["trial"]["label"]
+    def _table(self) -> Table:
+        score, rows = self.queue.score, []
+        for job in latest(self.queue.results()):
+            state = {"stopped": "waiting"}.get(job.state, job.state)
+            shown = f"{job.metrics[score]:.2f}" if score in job.metrics else ""
+            rows.append([job.trial.label, state, str(job.metrics.get("step", "")), shown])
+        made = table([["trial", "state", "step", score], *rows])
+        made.caption = self.pace.left(self._steps()).lstrip(", ")
+        return made
 
 
 @dataclass(frozen=True)
@@ -107,49 +105,51 @@ def conclude(
     jobs: Iterable[JobResult],
     bicubic: Mapping[str, float],
     parent: tracking.Run,
-    place: str,
+    url: str,
     folder: Path,
 ) -> Outcome:
-    """Close the trials' runs, rank the trials, print and log tables and pictures, and register the best network.
+    """Rank the trials, print and write their tables, and then log them and pictures to MLflow, with the best network.
 
     Args:
         count: How many trials were to be.
         jobs: All of them.
         bicubic: The baseline's metrics.
         parent: The sweep's run in MLflow.
-        place: URL of the sweep's files.
+        url: Of the sweep's files.
         folder: Where the pictures go.
     """
-    ended = latest(jobs)
-    interrupted = len(ended) < count or any(one.state == "killed" for one in ended)
-    children = {child.key.rpartition("/")[2]: child for child in tracking.children(parent.id)}
-    _close_runs(ended, children, interrupted)
+    results = latest(jobs)
+    interrupted = len(results) < count or not all(one.ended for one in results)
     score, *_ = scores = scores_of(bicubic)
-    ended = best_first(ended, score)
-    finished = [one for one in ended if one.state == "finished"]
-    tables = [ranked(ended, bicubic)]
-    if seeds := over_seeds(finished, bicubic):
-        tables.append(seeds)
-    for table in tables:
-        print_table(table)
-    parent.note("\n\n".join(map(markdown, tables)))
+    results = best_first(results, score)
+    finished = [one for one in results if one.state == "finished"]
+    tables = [rows for rows in (ranked(results, bicubic), over_seeds(finished, bicubic)) if rows]
+    for rows in tables:
+        print_table(rows)
+    text = "\n\n".join(map(markdown, tables))
+    # MLflow may be away now, and a night's table must not be lost with it.
+    for place in (str(folder), url):
+        storage.write(storage.join(place, "table.md"), f"{text}\n".encode())
+    print(f"the table: {folder / 'table.md'} where this runs, and {storage.join(url, 'table.md')}", flush=True)
+    children = {child.key.rpartition("/")[2]: child for child in tracking.children(parent.id)}
+    _close_runs(results, children, interrupted)
+    parent.note(text)
     if finished:
         best = finished[0]
         parent.tag(best=best.trial.label)
         values = {f"best/{key}": best.metrics[f"best/{key}"] for key in scores}
         parent.log(values, step=best.trial.recipe.steps, replace=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        _keep(_comparison(best.trial, place), parent, folder / "comparison.png")
+        _keep(_comparison(best.trial, url), parent, folder / "comparison.png")
         if not interrupted:
-            _plot(ended, children, bicubic, score, parent, folder)
-            store = RunStore(storage.join(place, best.trial.folder))
+            _plot(results, children, bicubic, score, parent, folder)
+            store = RunStore(storage.join(url, best.trial.folder))
             metrics = {key: value for key, value in best.metrics.items() if key.startswith("best/")}
             model = publish(best.trial.recipe, children[str(best.trial.index)].id, store, metrics)
             parent.tag(model=model)
             print(f"the best: {model} in MLflow, {storage.join(store.url, 'model.safetensors')}")
         print(f"pictures: {folder} where this runs, and the artifacts of {folder.name} in MLflow")
-    columns = [f"best/{key}" for key in scores] + [score] * any(one.state == "stopped" for one in ended)
-    varied = list(dict.fromkeys(key for one in ended for key in one.trial.chosen))
+    columns = [f"best/{key}" for key in scores] + [score] * any(one.state == "stopped" for one in results)
+    varied = list(dict.fromkeys(key for one in results for key in one.trial.chosen))
     print(f"in MLflow, side by side: {tracking.table_page(parent.experiment_id, columns, varied)}")
     print(f"       learning curves: {tracking.charts_page(parent.experiment_id, score)}", flush=True)
     if interrupted:
@@ -157,11 +157,11 @@ def conclude(
     return Outcome(bool(finished), interrupted)
 
 
-def _close_runs(ended: Iterable[JobResult], children: Mapping[str, tracking.RunInfo], interrupted: bool) -> None:
+def _close_runs(results: Iterable[JobResult], children: Mapping[str, tracking.RunInfo], interrupted: bool) -> None:
     """Say of each run how its trial ended, where the trial's process could not: after ASHA, Ctrl-C or an accident."""
-    for one in ended:
+    for one in results:
         child = children.get(str(one.trial.index))
-        status = {"failed": "FAILED", "killed": "KILLED"}.get(one.state, "FINISHED")
+        status: Status = "FAILED" if one.state == "failed" else "FINISHED" if one.ended else "KILLED"
         # What waits at a rung as a sweep is interrupted may still go on.
         by_asha = one.state == "stopped" and not interrupted
         if child and (by_asha or child.status != status):
@@ -174,15 +174,15 @@ def _close_runs(ended: Iterable[JobResult], children: Mapping[str, tracking.RunI
 
 
 def _plot(
-    ended: Iterable[JobResult],
+    results: Iterable[JobResult],
     children: Mapping[str, tracking.RunInfo],
     bicubic: Mapping[str, float],
     score: str,
     parent: tracking.Run,
     folder: Path,
 ) -> None:
-    lines = {one.trial.index: tracking.curve(children[str(one.trial.index)].id, score) for one in ended}
-    trials = [one.trial for one in ended if lines[one.trial.index]]
+    lines = {one.trial.index: tracking.curve(children[str(one.trial.index)].id, score) for one in results}
+    trials = [one.trial for one in results if lines[one.trial.index]]
     labelled = {f"{trial.index}: {trial.label}": lines[trial.index] for trial in trials}
     _keep(plots.curves(labelled, bicubic[score], score), parent, folder / "curves.png")
     highest = [(trial.chosen, max(value for _, value in lines[trial.index])) for trial in trials]
@@ -195,13 +195,13 @@ def _keep(picture: Image.Image, parent: tracking.Run, path: Path) -> None:
     parent.image(picture, path.name)
 
 
-def _comparison(trial: Trial, place: str) -> Image.Image:
+def _comparison(trial: Trial, url: str) -> Image.Image:
     """The first benchmark's images by a trial's network."""
     recipe = trial.recipe
     benchmark = benchmarks.load(recipe.evaluation.benchmarks[0], recipe.scale)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
-        storage.download(storage.join(place, trial.folder, file.name), file)
+        storage.download(storage.join(url, trial.folder, file.name), file)
         _, network = load_model(file)
     shown = benchmark.images[: max(recipe.evaluation.pictures, 1)]
     return grid(

@@ -10,24 +10,34 @@ from srcluster.progress import Rows
 from srcluster.recipe import Recipe
 from srcluster.sweep.plan import Trial, label_of
 
-__all__ = ["JobResult", "best_first", "latest", "over_seeds", "ranked", "scores_of"]
-
 _SHOWN = {"psnr_y": ("PSNR-Y, dB", ".2f"), "ssim_y": ("SSIM-Y", ".4f"), "checkerboard_db": ("checkerboard, dB", ".2f")}
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """How a job ended: `finished`, `stopped` at `stop_at_step`, `failed`, or `killed` with the sweep."""
+    """What a job has come to: as much of a trial as Ray Tune runs at a time.
+
+    Attributes:
+        trial: Of which it is a part.
+        stop_at_step: Where it stops, or None for the trial's end.
+        state: `finished`, `stopped` at `stop_at_step`, `failed`, or as yet `pending` or `running`.
+        metrics: Of its last report, with the `step`.
+        error: Why it failed.
+    """
 
     trial: Trial
     stop_at_step: int | None
     state: str
     metrics: Mapping[str, Any]
-    error: str
+    error: str = ""
+
+    @property
+    def ended(self) -> bool:
+        return self.state in ("finished", "stopped", "failed")
 
     @classmethod
-    def of(cls, job) -> "JobResult":
-        """What Tune has of a job, a trial in its words."""
+    def of(cls, job: Any) -> "JobResult":
+        """What Tune has of a job, which it calls a trial."""
         trial, metrics = job.config["trial"], job.last_result or {}
         error = metrics.get("error", "")
         if job.status == "ERROR":
@@ -37,13 +47,18 @@ class JobResult:
         elif "best/step" in metrics:
             state = "finished"
         else:
-            state = "stopped" if metrics.get("done") else "killed"
+            state = "stopped" if metrics.get("done") else job.status.lower()
         recipe = Recipe.model_validate(trial["recipe"])
         return cls(Trial(trial["index"], recipe, trial["values"]), trial["stop_at_step"], state, metrics, error)
 
 
+def last_report(recipe: Recipe, stop_at_step: int | None, metrics: Mapping[str, float]) -> dict[str, float]:
+    """What a job that came to its end reports: the metrics of `train_run` and their step."""
+    return {"step": stop_at_step or recipe.steps, **metrics}
+
+
 def latest(jobs: Iterable[JobResult]) -> list[JobResult]:
-    """Of each trial's jobs the one that was to come farthest, knowing what those before came to; by trial."""
+    """The last job of each trial, with the metrics of its earlier jobs merged in; by trial."""
     farthest: dict[int, JobResult] = {}
     for job in sorted(jobs, key=lambda job: job.stop_at_step or math.inf):
         before = farthest.get(job.trial.index)
@@ -59,7 +74,7 @@ def scores_of(bicubic: Mapping[str, float]) -> list[str]:
 
 
 def best_first(ended: Iterable[JobResult], score: str) -> list[JobResult]:
-    """Trials that finished by the score of their best weights, and the others by how far they came and their score."""
+    """Finished trials by the score of their best weights; then the others by their last step and its score."""
 
     def rank(one: JobResult) -> tuple[bool, float, float]:
         if one.state == "finished":
@@ -81,8 +96,8 @@ def ranked(ended: Sequence[JobResult], bicubic: Mapping[str, float]) -> Rows:
         if one.state != "finished":
             # Its benchmarks other than the first are measured at a trial's end alone.
             known = [_shown(key, one.metrics[key]) if key in one.metrics else "" for key in scores]
-            why = f"at step {one.stop_at_step}" if one.state == "stopped" else one.error
-            rows.append([one.trial.label, *known, f"{one.state} {why}".strip()])
+            why = {"stopped": f"stopped at step {one.stop_at_step}", "failed": f"failed {one.error}"}
+            rows.append([one.trial.label, *known, why.get(one.state, "killed")])
     return rows
 
 

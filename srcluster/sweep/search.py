@@ -1,6 +1,6 @@
 """The search of a sweep: values by what earlier trials came to, chosen by Optuna's TPE."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,8 +11,6 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from srcluster.sweep.plan import Parameter, Sweep
 from srcluster.sweep.results import JobResult
 
-__all__ = ["suggest"]
-
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
@@ -21,7 +19,7 @@ def suggest(plan: Sweep, earlier: Sequence[JobResult], score: str) -> dict[str, 
 
     Args:
         plan: The sweep, with a search.
-        earlier: The trials before it; those that still run are `killed`.
+        earlier: The trials before it, those that still run as well.
         score: The metric whose best value is maximised, such as psnr_y/Set5.
     """
     space = {key: _distribution(parameter) for key, parameter in plan.parameters.items()}
@@ -41,10 +39,12 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     if parameter.choice:
         # By index, since a value may be a list or mapping.
         return CategoricalDistribution(range(len(parameter.choice)))
-    return FloatDistribution(*(parameter.uniform or parameter.loguniform), log=parameter.loguniform is not None)
+    low, high = parameter.bounds
+    return FloatDistribution(low, high, log=parameter.loguniform is not None)
 
 
-def _known(one: JobResult, plan: Sweep, space: Mapping[str, BaseDistribution], score: str) -> FrozenTrial:
+def _known(one: JobResult, plan: Sweep, space: dict[str, BaseDistribution], score: str) -> FrozenTrial:
+    told: dict[str, Any]
     match one.state:
         case "finished":
             told = {"state": TrialState.COMPLETE, "value": one.metrics[f"best/{score}"]}

@@ -1,6 +1,7 @@
 """What a sweep runs next: every trial once, of those that asha compares the best, and what a search suggests."""
 
 import random
+import time
 from collections import Counter
 from importlib.util import find_spec
 from itertools import pairwise
@@ -10,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from ray.tune.experiment import Trial as Job
 
-from srcluster.sweep.plan import Sweep, SweepError, Trial, ladder
+from srcluster.sweep.plan import Sweep, SweepError, Trial, ladder, planned_steps
 from srcluster.sweep.queue import TrialQueue
+from srcluster.sweep.report import LiveTable
 from srcluster.sweep.results import JobResult, latest
 from srcluster.training.store import RunStore
 
@@ -67,7 +69,7 @@ class Cluster:
                 self._end(self.random.choice(self._running()))
                 ends -= 1
         assert trial != TrialQueue.FINISHED or not self._running()
-        return self.queue.ended()
+        return self.queue.results()
 
     def _running(self) -> list[int]:
         return [i for i, one in enumerate(self.queue.jobs) if not one.is_finished()]
@@ -85,7 +87,7 @@ class Cluster:
 
 def keep(queue: TrialQueue, trial: dict, metrics: dict) -> None:
     """What a trial's process does at its end."""
-    RunStore(f"{queue.place}/run-{trial['index']:04d}").stop(metrics, trial["stop_at_step"])
+    RunStore(f"{queue.url}/run-{trial['index']:04d}").stop(metrics, trial["stop_at_step"])
 
 
 def test_without_a_scheduler_every_trial_runs_once(tmp_path):
@@ -134,6 +136,33 @@ def test_one_slot_runs_what_the_ladder_says(tmp_path):
         ladder(sweep, sweep.trials())
         == "24 trials to step 10, the best 6 to 40, the best 1 to 90 (22% of all their steps)"
     )
+
+
+def test_trials_of_different_lengths():
+    sweep = plan(samples=1, parameters={"steps": {"grid": [50, 400]}})
+    assert ladder(sweep, sweep.trials()) == "2 trials of 50 to 400 steps"
+    assert planned_steps(sweep, sweep.trials()) == 450
+
+
+def test_lines_say_what_happens_and_how_long_it_will_take(tmp_path, capsys, monkeypatch):
+    sweep = plan(samples=2, scheduler={"kind": "asha", "grace_steps": 10, "reduction_factor": 2})
+    queue = queue_of(sweep, tmp_path)
+    monkeypatch.setattr(time, "monotonic", lambda: 0.0)
+    table = LiveTable(queue)
+    first, second = ({"label": "a", **queue.configure(trial, 10)} for trial in sweep.trials())
+    monkeypatch.setattr(time, "monotonic", lambda: 60.0)
+
+    def told(event: str, trial: dict, status: str, result: dict) -> str:
+        one = job(trial, status, result)
+        queue.jobs[trial["index"] :] = [one]
+        getattr(table, event)(0, queue.jobs, one, result=result)
+        return " ".join(capsys.readouterr().out.split()[1:])
+
+    assert told("on_trial_result", first, "RUNNING", {"step": 5, "psnr": 9.0}) == "a step 5 psnr 9.00 dB, 19 min left"
+    waits = told("on_trial_complete", first, "TERMINATED", {"step": 10, "psnr": 9.0, "done": True})
+    assert waits == "a waits at step 10 psnr 9.00 dB, 9 min left"
+    diverged = told("on_trial_complete", second, "TERMINATED", {"error": "it diverged", "done": True})
+    assert diverged == "a failed: it diverged, 9 min left"
 
 
 def test_what_still_runs_is_waited_for(tmp_path):
@@ -251,7 +280,7 @@ def test_a_search_learns_from_the_rungs(tmp_path):
     for scores in ((1.0, 2.0), (2.0, 1.0)):
         ended = zip(trials, scores, strict=True)
         queue.jobs = [job(trial, "TERMINATED", {"psnr": score, "step": 10, "done": True}) for trial, score in ended]
-        queue.place = str(tmp_path / str(scores))
+        queue.url = str(tmp_path / str(scores))
         suggested.append(queue.suggest("id")["trial"])
     assert [trial["stop_at_step"] for trial in suggested] == [10, 10]
     assert suggested[0]["values"] != suggested[1]["values"]

@@ -1,8 +1,14 @@
 """The table of a sweep: the best first, and of each other trial how far it came and why no farther."""
 
+from types import SimpleNamespace
+
+import pytest
+
 from srcluster.recipe import load
+from srcluster.sweep import report
 from srcluster.sweep.plan import Trial
 from srcluster.sweep.results import JobResult, best_first, latest, ranked
+from srcluster.tracking.server import TrackingError
 
 BICUBIC = {"psnr_y/Set5": 28.42, "ssim_y/Set5": 0.81, "checkerboard_db/Set5": 0.0, "psnr_y/Set14": 26.0}
 
@@ -35,8 +41,8 @@ def test_of_each_trial_the_farthest_job_counts():
 
 
 def test_what_was_killed_before_its_first_score_has_that_of_its_last_rung():
-    (known,) = latest([JOBS[1], ended(1, 320, "killed")])
-    assert (known.stop_at_step, known.state, known.metrics["psnr_y/Set5"]) == (320, "killed", 28.5)
+    (known,) = latest([JOBS[1], ended(1, 320, "running")])
+    assert (known.stop_at_step, known.state, known.metrics["psnr_y/Set5"]) == (320, "running", 28.5)
 
 
 def test_the_best_is_first_and_what_came_farthest_before_the_others():
@@ -51,3 +57,16 @@ def test_the_best_is_first_and_what_came_farthest_before_the_others():
         ("seed=2", "", "failed it diverged"),
     ]
     assert rows[5][rows[0].index("Set14 PSNR-Y, dB")] == ""
+
+
+def test_the_table_is_printed_and_written_before_mlflow_is_asked(tmp_path, capsys, monkeypatch):
+    def away(run_id: str) -> None:
+        raise TrackingError("MLflow is away")
+
+    monkeypatch.setattr(report.tracking, "children", away)
+    folder, url = tmp_path / "results", str(tmp_path / "storage")
+    with pytest.raises(TrackingError):
+        report.conclude(len(JOBS), JOBS, BICUBIC, SimpleNamespace(id="parent"), url, folder)
+    assert "29.60" in capsys.readouterr().out
+    for written in (folder, tmp_path / "storage"):
+        assert "| seed=5 | 29.60 |" in (written / "table.md").read_text()

@@ -83,7 +83,7 @@ def test_it_is_determined_by_what_is_known():
     suggest = search_module().suggest
     assert searched(plan(), finished) == searched(plan(), finished)
     trials = plan().trials()[:9]
-    earlier = [*map(finished, trials[:8]), JobResult(trials[8], None, "killed", {}, "")]
+    earlier = [*map(finished, trials[:8]), JobResult(trials[8], None, "running", {})]
     ends = [
         earlier[8],
         JobResult(trials[8], None, "finished", {"best/psnr": 1.0}, ""),
