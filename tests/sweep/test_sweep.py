@@ -14,7 +14,7 @@ import yaml
 
 from srcluster import storage, tracking
 from srcluster.errors import UserError
-from srcluster.local.services import _ray_folder
+from srcluster.local.services import ray_folder
 from srcluster.models.saved import load_model
 from srcluster.recipe import load
 from srcluster.sweep import report
@@ -209,7 +209,7 @@ def test_asha_stops_the_worse_trials(shell):
         assert ("best/step" in run.metrics) == (run not in stopped)
     (picture,) = (shell.home / "results").glob("halved-*-1/parameters.png")
     assert picture.stat().st_size > 10_000
-    logs = [path for path in _ray_folder(shell.cluster).rglob("*.log") if path.is_file()]
+    logs = [path for path in ray_folder(shell.cluster).rglob("*.log") if path.is_file()]
     assert any("runtime_env" in path.name for path in logs)
     for path in logs:
         assert shell.cluster.secret_key.encode() not in path.read_bytes(), path
