@@ -5,25 +5,30 @@ from pathlib import Path
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from srcluster.errors import UserError
 from srcluster.models import build
 from srcluster.recipe import Recipe
 
-__all__ = ["ModelError", "load_model", "load_weights", "save_weights"]
+__all__ = ["ModelError", "load_model", "load_weights", "save_weights", "weights_bytes"]
 
 
 class ModelError(UserError):
     """A file of weights that can't be read, or is of something else."""
 
 
-def save_weights(path: Path, weights: dict[str, Tensor], recipe: Recipe) -> None:
-    """Write tensors, and what they are of, to a file."""
+def weights_bytes(weights: dict[str, Tensor], recipe: Recipe) -> bytes:
+    """A file's content: tensors, and what they are of."""
     # safetensors takes no channels_last tensor.
     portable = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
-    save_file(portable, path, metadata={"recipe": recipe.model_dump_json()})
+    return save(portable, metadata={"recipe": recipe.model_dump_json()})
+
+
+def save_weights(path: Path, weights: dict[str, Tensor], recipe: Recipe) -> None:
+    """Write tensors, and what they are of, to a file."""
+    path.write_bytes(weights_bytes(weights, recipe))
 
 
 def load_weights(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:

@@ -26,5 +26,5 @@ class Checkpoint(Part):
     """How often a run can be continued from."""
 
     every_steps: int = Field(1000, ge=1)
-    keep: int = Field(1, ge=1)
-    """Latest checkpoints to keep."""
+    keep: int = Field(2, ge=1)
+    """Latest checkpoints to keep: should one be damaged, the run goes on from the one before it."""

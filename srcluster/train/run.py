@@ -1,14 +1,12 @@
 """One run from its recipe to its result, whoever started it: data, training, storage and MLflow brought together."""
 
 import functools
-import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import yaml
 
 from srcluster import models, storage, tracking
@@ -16,8 +14,7 @@ from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
 from srcluster.data.figures import comparison_of
 from srcluster.data.stream import Stream, open_stream
-from srcluster.errors import UserError
-from srcluster.models.saved import load_model, save_weights
+from srcluster.models.saved import load_model, weights_bytes
 from srcluster.recipe import Interpolation, Recipe
 from srcluster.tracking import Run
 from srcluster.training.evaluation import evaluate, means, restore
@@ -41,13 +38,14 @@ class _Reporter:
     preempted: Callable[[], bool]
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
+        self.store.check()
         self.run.log(metrics, step)
         # A scheduler that has seen enough ends this process while it is told.
         self.run.flush()
         self.tell(step, metrics)
 
-    def checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        self.store.save(step, write)
+    def checkpoint(self, step: int, files: dict[str, bytes]) -> None:
+        self.store.save(step, files)
 
 
 def train_run(
@@ -77,16 +75,13 @@ def train_run(
     ranks = Ranks.present(recipe.data.batch)
     if ranks.stands_by:
         return _stand_by(recipe, store, preempted, stop_at_step)
-    if run:
-        _check_room(recipe)
     stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, rank=ranks.rank, world=ranks.world)
     measured = _benchmarks(recipe.evaluation.benchmarks, recipe.scale)
     if run:
         _describe(run, recipe, stream, measured)
     try:
-        with store.latest() as resume:
-            reporter = _Reporter(run, store, tell, preempted)
-            result = fit(recipe, stream.batches, measured, reporter, ranks, resume, stream.metrics, stop_at_step)
+        reporter = _Reporter(run, store, tell, preempted)
+        result = fit(recipe, stream.batches, measured, reporter, ranks, store.latest(), stream.metrics, stop_at_step)
     finally:
         store.close()
     if run and stop_at_step is None:
@@ -107,21 +102,6 @@ def _stand_by(
     return {}
 
 
-def _check_room(recipe: Recipe) -> None:
-    """Make sure that checkpoints fit on the local disk, where they wait for their upload."""
-    with torch.device("meta"):
-        parameters = sum(weight.numel() for weight in models.build(recipe.model, recipe.scale).parameters())
-    # Float32: the weights, their average, the best ones and the optimiser's two moments; and one more is uploaded.
-    needed = 2 * 5 * 4 * parameters
-    folder = tempfile.gettempdir()
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"checkpoints take {needed / 1e6:.0f} MB of {folder}, which has {free / 1e6:.0f} MB free: make room there, "
-            "or name another folder by TMPDIR"
-        )
-
-
 def _describe(run: Run, recipe: Recipe, stream: Stream, measured: list[Benchmark]) -> None:
     run.text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "recipe.yaml")
     run.dataset("shards", recipe.data.shards, stream.manifest.digest(), "train")
@@ -136,10 +116,7 @@ def _keep(run: Run, recipe: Recipe, measured: list[Benchmark], result: Fit, stor
             picture = comparison_of(image, {recipe.name: sr}, recipe.scale)
             run.image_at(picture, f"{benchmark.name}/{image.name}", recipe.steps)
     run.log(result.metrics, recipe.steps, replace=True)
-    with tempfile.TemporaryDirectory() as folder:
-        model = Path(folder, "model.safetensors")
-        save_weights(model, result.network.state_dict(), recipe)
-        store.finish(model, result.metrics)
+    store.finish(weights_bytes(result.network.state_dict(), recipe), result.metrics)
 
 
 def publish(recipe: Recipe, run_id: str, store: RunStore, metrics: dict[str, float]) -> str:

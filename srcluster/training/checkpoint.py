@@ -1,19 +1,20 @@
-"""A training's state on disk, as a folder of files that hold no code.
+"""A training's state as files that hold no code.
 
 Weights are safetensors, the optimiser's state is loaded with weights_only=True, and the rest is JSON. With the
 recipe, these are all that a run depends on: batches and augmentation are functions of the step.
 """
 
+import io
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor, nn
 
 from srcluster.errors import UserError
-from srcluster.models.saved import ModelError, load_weights, save_weights
+from srcluster.models.saved import weights_bytes
 from srcluster.recipe import Recipe
 
 __all__ = ["CheckpointError", "State"]
@@ -52,45 +53,44 @@ class State:
             steps = 0
         parts.append((ranks, steps + 1))
 
-    def save(self, folder: Path, recipe: Recipe) -> None:
-        """Write the state to a folder, which is made.
-
-        Raises:
-            CheckpointError: There is no room for it.
-        """
+    def save(self, recipe: Recipe) -> dict[str, bytes]:
+        """The state as the contents of files, by their names."""
         facts = {"step": self.step, "history": self.history, "best": self.best, "recipe": recipe.digest()}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            save_weights(folder / "network.safetensors", self.network.state_dict(), recipe)
-            save_weights(folder / "average.safetensors", self.average, recipe)
-            save_weights(folder / "best.safetensors", self.best_weights, recipe)
-            torch.save(self.optimizer.state_dict(), folder / "optimizer.pt")
-            (folder / "state.json").write_text(json.dumps(facts))
-        except (OSError, RuntimeError, SafetensorError) as error:
-            # Torch says of a full disk: RuntimeError.
-            raise CheckpointError(f"{folder} can't be written ({error}): make room there") from error
+        optimizer = io.BytesIO()
+        torch.save(self.optimizer.state_dict(), optimizer)
+        return {
+            "network.safetensors": weights_bytes(self.network.state_dict(), recipe),
+            "average.safetensors": weights_bytes(self.average, recipe),
+            "best.safetensors": weights_bytes(self.best_weights, recipe),
+            "optimizer.pt": optimizer.getvalue(),
+            "state.json": json.dumps(facts).encode(),
+        }
 
-    def load(self, folder: Path, recipe: Recipe) -> None:
+    def load(self, files: dict[str, bytes], recipe: Recipe) -> None:
         """Continue from a saved state.
 
         Raises:
-            CheckpointError: It is of another recipe, or damaged.
+            CheckpointError: It is of another recipe, or not of this version of srcluster.
         """
         device = next(self.network.parameters()).device
+
+        def weights(name: str) -> dict[str, Tensor]:
+            return {key: tensor.to(device) for key, tensor in load(files[f"{name}.safetensors"]).items()}
+
         try:
-            facts = json.loads((folder / "state.json").read_text())
+            facts = json.loads(files["state.json"])
             if facts["recipe"] != recipe.digest():
                 raise CheckpointError(
-                    f"{folder} is of recipe {facts['recipe']} and this is {recipe.digest()}: give the run another "
-                    "name, or the recipe it began with"
+                    f"the checkpoint is of recipe {facts['recipe']} and this is {recipe.digest()}: give the run "
+                    "another name, or the recipe it began with"
                 )
-            self.network.load_state_dict(load_weights(folder / "network.safetensors", device))
-            self.optimizer.load_state_dict(torch.load(folder / "optimizer.pt", device, weights_only=True))
-            self.average = load_weights(folder / "average.safetensors", device)
-            self.best_weights = load_weights(folder / "best.safetensors", device)
+            self.network.load_state_dict(weights("network"))
+            self.optimizer.load_state_dict(torch.load(io.BytesIO(files["optimizer.pt"]), device, weights_only=True))
+            self.average, self.best_weights = weights("average"), weights("best")
             self.step, self.best = facts["step"], facts["best"]
             self.history = [(ranks, steps) for ranks, steps in facts["history"]]
-        except (OSError, ValueError, KeyError, RuntimeError, ModelError) as error:
+        except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
-                f"the checkpoint {folder} is damaged ({error}); continue from an older one"
+                f"the checkpoint can't be read ({error!r}): continue the run with the srcluster that wrote it, or give "
+                "it another name"
             ) from error

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -36,8 +35,8 @@ class Reporter(Protocol):
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Take metrics of a step; called on rank 0 alone."""
 
-    def checkpoint(self, step: int, write: Callable[[Path], None]) -> None:
-        """Keep a checkpoint, which `write` writes to a folder; called on rank 0 alone."""
+    def checkpoint(self, step: int, files: dict[str, bytes]) -> None:
+        """Keep the files of a checkpoint; called on rank 0 alone."""
 
     def preempted(self) -> bool:
         """Whether this machine is about to be taken away; asked on all ranks equally often, with one answer."""
@@ -57,7 +56,7 @@ def fit(
     benchmarks: Sequence[Benchmark],
     reporter: Reporter,
     ranks: Ranks,
-    resume: Path | None = None,
+    resume: dict[str, bytes] | None = None,
     data_metrics: Callable[[], dict[str, float]] = dict,
     stop_at_step: int | None = None,
 ) -> Fit:
@@ -71,7 +70,7 @@ def fit(
             the end. Each rank measures its share of the images.
         reporter: Is told metrics and checkpoints.
         ranks: Who trains.
-        resume: Folder of a checkpoint to continue from.
+        resume: The files of a checkpoint to continue from; emptied, since they take memory.
         data_metrics: What the source of the batches has to tell, asked whenever the loss is.
         stop_at_step: A step before the last to stop at, with a checkpoint: the metrics are then those of the first
             benchmark at this step, and the network is as it is there.
@@ -86,9 +85,12 @@ def fit(
     state = State(network, make_optimizer(network, recipe.optimizer), average={})
     if resume:
         state.load(resume, recipe)
-    elif recipe.ema:
-        state.average = {name: weight.detach().clone() for name, weight in network.named_parameters()}
-    if not resume:
+        resume.clear()
+        if len(ranks.gather(torch.tensor([state.step], device=precision.device)).unique()) > 1:
+            raise RuntimeError("the ranks have read checkpoints of different steps")
+    else:
+        if recipe.ema:
+            state.average = {name: weight.detach().clone() for name, weight in network.named_parameters()}
         # Hours later is too late to learn that an evaluation fails.
         for benchmark in benchmarks:
             first = replace(benchmark, images=benchmark.images[:2])
@@ -119,7 +121,7 @@ def fit(
         if save or (log and reporter.preempted()):
             saved = state.step
             if ranks.rank == 0:
-                reporter.checkpoint(saved, lambda folder: state.save(folder, recipe))
+                reporter.checkpoint(saved, state.save(recipe))
         if follow or save:
             meter.restart(state.step)
     if stop_at_step:

@@ -2,164 +2,182 @@
 
 recipe.json                  what the run is; it never changes
 lease.json                   who trains it now: see lease.py
-step-00001000/...            a checkpoint; state.json comes last, and without it there is none
+step-00001000/...            a checkpoint: sha256.json has its files' digests; without state.json, the last, it is none
 model.safetensors            the best network
 result.json                  its metrics; with it the run is finished
 result-00001000.json         the metrics at a step that it was to stop at
 """
 
+import hashlib
 import json
 import logging
 import re
-import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
+from contextlib import suppress
 
 from srcluster import storage
 from srcluster.errors import UserError
 from srcluster.recipe import Recipe, flatten
 from srcluster.storage import StorageError
-
-__all__ = ["RunError", "RunStore"]
+from srcluster.training.lease import Holder
 
 _LAST = "state.json"
-_NOT_KEPT = "%s is not kept, the run goes on without it: %s"
+_DIGESTS = "sha256.json"
+
+_LEASE_EVERY_S = 5.0
+"""Seconds between two looks at the lease while nothing is written."""
 
 _log = logging.getLogger(__name__)
-
-
-class RunError(UserError):
-    """A run of that name is another one."""
 
 
 class RunStore:
     """The files of one run. Checkpoints are uploaded by a thread, one at a time, so that training goes on meanwhile.
 
-    A store that is away is waited for as long as `storage` does. A checkpoint that can't be written or uploaded is
-    given up with a warning: the next is tried anew.
+    They are kept in memory until then: a local disk may be full, and a process that is killed leaves nothing there.
+    A store that is away is waited for as long as `storage` does. A checkpoint that can't be uploaded is given up with
+    a warning: the next is tried anew.
 
     Args:
         url: Where the run keeps its files.
         keep: How many of the latest checkpoints stay.
+        holder: Who may write the run; None where nobody else could.
     """
 
-    def __init__(self, url: str, keep: int = 1):
-        self.url, self.keep = url, keep
+    def __init__(self, url: str, keep: int = 1, holder: Holder | None = None):
+        self.url, self.keep, self.holder = url, keep, holder
         self._uploader = ThreadPoolExecutor(1, "checkpoints")
-        self._uploads: list[Future] = []
-        self._waiting: tempfile.TemporaryDirectory | None = None
+        self._jobs: list[Future] = []
+        self._waiting: tuple[int, dict[str, bytes]] | None = None
         self._lock = threading.Lock()
+        self._looked_s = 0.0
 
     def claim(self, recipe: Recipe) -> None:
         """Begin the run of a recipe here, or continue it.
 
         Raises:
-            RunError: The run that was begun here has another recipe.
+            UserError: The run that was begun here has another recipe.
         """
-        place = storage.join(self.url, "recipe.json")
-        if not storage.exists(place):
-            storage.write(place, recipe.model_dump_json(indent=1).encode())
+        url = storage.join(self.url, "recipe.json")
+        if not storage.exists(url):
+            storage.write(url, recipe.model_dump_json(indent=1).encode())
             return
-        begun = Recipe.model_validate_json(storage.read(place))
+        begun = Recipe.model_validate_json(storage.read(url))
         if begun.digest() != recipe.digest():
-            raise RunError(
+            raise UserError(
                 f"the run {self.url} was begun with another recipe ({_difference(begun, recipe)}): give this one "
                 "another --name, or the recipe of that one"
             )
 
     def result(self, stop_at_step: int | None = None) -> dict[str, float] | None:
         """The metrics of a finished run, or of one that was to stop at a step, once it did."""
-        place = self._result(stop_at_step)
-        return json.loads(storage.read(place)) if storage.exists(place) else None
+        url = self._result_url(stop_at_step)
+        return json.loads(storage.read(url)) if storage.exists(url) else None
 
-    def finish(self, model: Path, metrics: dict[str, float]) -> None:
+    def finish(self, model: bytes, metrics: dict[str, float]) -> None:
         """Keep the best network and its metrics; the run is finished."""
-        storage.upload(model, storage.join(self.url, "model.safetensors"))
+        self._check_lease()
+        storage.write(storage.join(self.url, "model.safetensors"), model)
         self.stop(metrics)
 
     def stop(self, metrics: dict[str, float], stop_at_step: int | None = None) -> None:
         """Keep the metrics of a step that the run was to stop at."""
-        storage.write(self._result(stop_at_step), json.dumps(metrics, indent=1).encode())
-
-    def _result(self, stop_at_step: int | None) -> str:
-        return storage.join(self.url, f"result-{stop_at_step:08d}.json" if stop_at_step else "result.json")
+        self._check_lease()
+        storage.write(self._result_url(stop_at_step), json.dumps(metrics, indent=1).encode())
 
     def steps(self) -> list[int]:
-        """Steps of the whole checkpoints, the latest last."""
+        """Steps of the checkpoints, the latest last."""
         found = (re.fullmatch(rf"step-(\d+)/{_LAST}", name) for name in storage.names(self.url))
         return sorted(int(match[1]) for match in found if match)
 
-    @contextmanager
-    def latest(self) -> Iterator[Path | None]:
-        """A folder with the latest checkpoint, if there is one, for as long as the context lasts."""
-        steps = self.steps()
-        with tempfile.TemporaryDirectory(prefix="srcluster-") as folder:
-            if steps:
-                place = self._place(steps[-1])
-                for name in storage.names(place):
-                    storage.download(storage.join(place, name), Path(folder, name))
-            yield Path(folder) if steps else None
+    def latest(self) -> dict[str, bytes] | None:
+        """The files of the latest whole checkpoint, if there is one."""
+        for step in reversed(self.steps()):
+            url = self._checkpoint_url(step)
+            files = {name: storage.read(storage.join(url, name)) for name in storage.names(url)}
+            digests = files.pop(_DIGESTS, b"")
+            if digests == _digests(files):
+                return files
+            _log.warning("the checkpoint %s is damaged: the run goes on from the one before it, if there is one", url)
+        return None
 
-    def save(self, step: int, write: Callable[[Path], None]) -> None:
-        """Have a checkpoint written to a local folder, and upload it behind the caller's back.
-
-        Args:
-            step: Which it is.
-            write: Writes it to a folder.
+    def save(self, step: int, files: dict[str, bytes]) -> None:
+        """Upload a checkpoint behind the caller's back.
 
         Raises:
-            Exception: What ended an earlier upload, other than a store that is away.
+            Exception: What `check` raises.
         """
-        self._raise(upload for upload in self._uploads if upload.done())
-        folder = tempfile.TemporaryDirectory(prefix="srcluster-")
-        checkpoint = Path(folder.name, f"step-{step:08d}")
-        try:
-            write(checkpoint)
-        except UserError as error:
-            folder.cleanup()
-            _log.warning(_NOT_KEPT, checkpoint.name, error)
-            return
+        self.check()
         with self._lock:
-            if self._waiting:
-                # The store is slower than the run: only the latest is worth the wait.
-                self._waiting.cleanup()
-            self._waiting = folder
-        self._uploads.append(self._uploader.submit(self._upload_latest))
+            # The store may be slower than the run: only the latest is worth the wait.
+            self._waiting = step, files
+        self._jobs.append(self._uploader.submit(self._upload_latest))
+
+    def check(self) -> None:
+        """Look, behind the caller's back, whether the run is still this process's to write, and raise what was found.
+
+        Raises:
+            LeaseError: Another driver took the run over.
+            Exception: What ended an upload, other than a store that is away.
+        """
+        self._raise(job for job in self._jobs if job.done())
+        if time.monotonic() > self._looked_s + _LEASE_EVERY_S:
+            self._looked_s = time.monotonic()
+            self._jobs.append(self._uploader.submit(self._look))
 
     def close(self) -> None:
-        """Wait for what is being uploaded, and raise what `save` would."""
-        self._raise(self._uploads)
+        """Wait for what is being uploaded, and raise what `check` would."""
+        self._raise(self._jobs)
 
-    def _raise(self, uploads: Iterable[Future]) -> None:
-        for upload in list(uploads):
-            self._uploads.remove(upload)
-            upload.result()
+    def _raise(self, jobs: Iterable[Future]) -> None:
+        for job in list(jobs):
+            self._jobs.remove(job)
+            job.result()
+
+    def _check_lease(self) -> None:
+        if self.holder:
+            self.holder.check()
+
+    def _look(self) -> None:
+        # Nobody else can write to a store that is away.
+        with suppress(StorageError):
+            self._check_lease()
 
     def _upload_latest(self) -> None:
         with self._lock:
-            folder, self._waiting = self._waiting, None
-        if folder is None:
+            checkpoint, self._waiting = self._waiting, None
+        if checkpoint is None:
             return
-        with folder:
-            (checkpoint,) = Path(folder.name).iterdir()
-            try:
-                self._upload(checkpoint)
-            except StorageError as error:
-                _log.warning(_NOT_KEPT, checkpoint.name, error)
+        step, files = checkpoint
+        try:
+            self._upload(step, files)
+        except StorageError as error:
+            _log.warning("the checkpoint of step %d is not kept, the run goes on without it: %s", step, error)
 
-    def _upload(self, checkpoint: Path) -> None:
-        for file in sorted(checkpoint.iterdir(), key=lambda file: file.name == _LAST):
-            storage.upload(file, storage.join(self.url, checkpoint.name, file.name))
-        for step in self.steps()[: -self.keep]:
-            place = self._place(step)
-            for name in sorted(storage.names(place), key=lambda name: name != _LAST):
-                storage.delete(storage.join(place, name))
+    def _upload(self, step: int, files: dict[str, bytes]) -> None:
+        self._check_lease()
+        files = files | {_DIGESTS: _digests(files)}
+        for name in sorted(files, key=lambda name: name == _LAST):
+            storage.write(storage.join(self._checkpoint_url(step), name), files[name])
+        self._check_lease()
+        # One of a later step was damaged, since this run began before it.
+        steps = self.steps()
+        for old in set(steps) - set([one for one in steps if one <= step][-self.keep :]):
+            url = self._checkpoint_url(old)
+            for name in sorted(storage.names(url), key=lambda name: name != _LAST):
+                storage.delete(storage.join(url, name))
 
-    def _place(self, step: int) -> str:
+    def _checkpoint_url(self, step: int) -> str:
         return storage.join(self.url, f"step-{step:08d}")
+
+    def _result_url(self, stop_at_step: int | None) -> str:
+        return storage.join(self.url, f"result-{stop_at_step:08d}.json" if stop_at_step else "result.json")
+
+
+def _digests(files: dict[str, bytes]) -> bytes:
+    return json.dumps({name: hashlib.sha256(files[name]).hexdigest() for name in sorted(files)}).encode()
 
 
 def _difference(begun: Recipe, now: Recipe) -> str:

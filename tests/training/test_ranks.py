@@ -43,8 +43,10 @@ class Reporter:
     def report(self, step, metrics):
         self.losses += [metrics["train/loss"]] if "train/loss" in metrics else []
 
-    def checkpoint(self, step, write):
-        write(self.folder / str(step))
+    def checkpoint(self, step, files):
+        (self.folder / str(step)).mkdir()
+        for name, content in files.items():
+            (self.folder / str(step) / name).write_bytes(content)
 
     def preempted(self):
         return False
