@@ -1,6 +1,7 @@
 """Verbs as commands: `python -m srcluster.VERB`, and all of them as `srcluster VERB`."""
 
 import ast
+import io
 import runpy
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -58,6 +59,10 @@ def run(*commands: Callable[..., None], several: Sequence[str] = ()) -> None:
         commands: The functions.
         several: Options that take all words up to the next option: `--on Set5 Set14`.
     """
+    for stream in (sys.stdout, sys.stderr):
+        # Names of files may hold bytes, and languages letters, that the terminal's encoding lacks.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     app = _app()
     for command in commands:
         app.command(no_args_is_help=len(commands) == 1)(command)

@@ -5,6 +5,7 @@ Ray reads its environment when this is imported.
 
 import copy
 import itertools
+import os
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,12 @@ import ray
 from ray._private.services import canonicalize_bootstrap_address
 from ray.exceptions import RayError, RayTaskError
 
+from srcluster.data.photos import data_folder
 from srcluster.errors import UserError
+from srcluster.revision import commit
+
+_TOLD = ("SRCLUSTER_PICTURE_GB",)
+"""Variables whose values here are those of the cluster's processes."""
 
 _RETRIES = 3
 """How often a task whose process or node died is begun again."""
@@ -25,17 +31,24 @@ _WAITING = 64
 _REACH_TIMEOUT_S = 5.0
 
 
+class _DeathError(UserError):
+    """A task's process died each time."""
+
+
 def connect(address: str, **options: Any) -> None:
-    """Join a Ray cluster, with options of `ray.init`.
+    """Join a Ray cluster, with options of `ray.init`; its processes are told of this one by `worker_env`.
 
     Raises:
         UserError: No cluster answers, or it does not let us in.
     """
     _check_reachable(address)
+    # `ray job submit` may have been told the same, which is no conflict.
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
+    told = {"env_vars": worker_env()}
     # Ray sets its own.
     handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address, log_to_driver=False, logging_level="warning", **options)
+        ray.init(address, log_to_driver=False, logging_level="warning", runtime_env=told, **options)
     except ConnectionError as error:
         raise UserError(
             f"the Ray cluster at {address} does not let us in, or another server is there: give its token in "
@@ -49,6 +62,17 @@ def connect(address: str, **options: Any) -> None:
         signal.signal(signal.SIGTERM, handler)
 
 
+def worker_env() -> dict[str, str]:
+    """What the cluster's processes are told of this one, as environment variables.
+
+    Credentials are not: they are the cluster's own, and what is said to a job can be read by whoever may see it.
+    """
+    env = {name: os.environ[name] for name in _TOLD if name in os.environ}
+    if folder := data_folder():
+        env["SRCLUSTER_DATA"] = str(folder.resolve())
+    return env | {"SRCLUSTER_GIT_COMMIT": commit()}
+
+
 def starmap(
     function: Callable[..., Any],
     calls: Iterable[tuple],
@@ -57,6 +81,7 @@ def starmap(
     *,
     shared: Sequence[Any] = (),
     gpus: float = 0,
+    on_death: Callable[..., Any] | None = None,
 ) -> Iterator[Any]:
     """`itertools.starmap` on a cluster: a task of one core for each call, its results in the order they are ready.
 
@@ -67,6 +92,8 @@ def starmap(
         workers: Tasks at a time; 0 for as many as it has cores.
         shared: Arguments before those of every call, which are sent to a node once.
         gpus: That each task takes.
+        on_death: Gives the result of a call whose process died again and again, from its arguments and a `reason`;
+            None raises it.
 
     Raises:
         UserError: No cluster answers, a task's process died again and again, or what a task raised.
@@ -75,17 +102,25 @@ def starmap(
     warn_if_no_capacity({"CPU": 1, "GPU": gpus}, " (--address none: on this machine alone)")
     task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(function)
     calls = iter(calls)
-    running: list[ray.ObjectRef] = []
+    running: dict[ray.ObjectRef, tuple] = {}
     try:
         sent = [ray.put(argument) for argument in shared]
         while True:
             # Asked each time, as a cluster may grow, and shrink.
             limit = workers or max(_WAITING, 2 * int(ray.cluster_resources().get("CPU", 0)))
-            running += [task.remote(*sent, *call) for call in itertools.islice(calls, max(0, limit - len(running)))]
+            due = itertools.islice(calls, max(0, limit - len(running)))
+            running |= {task.remote(*sent, *call): call for call in due}
             if not running:
                 return
-            (ready,), running = ray.wait(running)
-            yield _result(ready)
+            (ready,), _ = ray.wait(list(running))
+            call = running.pop(ready)
+            try:
+                result = _result(ready)
+            except _DeathError as error:
+                if on_death is None:
+                    raise
+                result = on_death(*call, reason=str(error))
+            yield result
     finally:
         # Also ends what still runs.
         ray.shutdown()
@@ -124,6 +159,6 @@ def _result(task: ray.ObjectRef) -> Any:
         raise
     except RayError as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(
+        raise _DeathError(
             f"a task was begun {_RETRIES + 1} times, and its process died ({reason}): see Ray's logs"
         ) from error

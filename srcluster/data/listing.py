@@ -13,7 +13,7 @@ from srcluster import storage
 from srcluster.data import archive
 from srcluster.data.pictures import PhotoError, decode, endings
 
-__all__ = ["Listing", "Photo", "list_pictures"]
+__all__ = ["Listing", "Photo", "list_pictures", "printable"]
 
 _RUBBISH_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "#recycle", "system volume information", "lost+found"}
 _RUBBISH = re.compile(
@@ -93,7 +93,7 @@ def list_pictures(url: str) -> Listing:
     elif os.path.isfile(url):
         found = [Photo(name, url, word, name) for name, word in archive.versions(Path(url))]
     else:
-        found = [Photo(_printable(name), f"{url}/{name}", word) for name, word in _files(url, left_out)]
+        found = [Photo(printable(name), f"{url}/{name}", word) for name, word in _files(url, left_out)]
     photos: dict[str, Photo] = {}
     for photo in found:
         *folders, name = re.split(r"[/\\]", photo.name.lower())
@@ -113,7 +113,7 @@ def _is_rubbish_folder(name: str) -> bool:
     return name.startswith(".") or name in _RUBBISH_FOLDERS
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """A file's name as valid UTF-8: other bytes are written as code points from U+DC80 on."""
     return name.encode("utf-8", "backslashreplace").decode()
 

@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from typing import BinaryIO
 
@@ -18,7 +18,12 @@ _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
 def write_png(
-    file: BinaryIO, size: tuple[int, int], bands: Iterable[np.ndarray], icc: bytes | None, exif: bytes | None
+    file: BinaryIO,
+    size: tuple[int, int],
+    bands: Iterable[np.ndarray],
+    icc: bytes | None = None,
+    exif: bytes | None = None,
+    colour: Mapping[bytes, bytes] | None = None,
 ) -> None:
     """Write a PNG file a band of rows at a time, so that the picture is never in memory as a whole.
 
@@ -30,6 +35,7 @@ def write_png(
         bands: From top to bottom, each rows x W x C, all uint8 or all uint16; C as of a `Picture`.
         icc: Its colour profile.
         exif: Its EXIF data, as a TIFF.
+        colour: Other chunks that say which colours are meant, by their kind.
     """
     bands = iter(bands)
     first = next(bands)
@@ -37,6 +43,8 @@ def write_png(
     channels = first.shape[2]
     header = struct.pack(">IIBBBBB", width, height, 8 * first.itemsize, _COLOUR_TYPES[channels], 0, 0, 0)
     file.write(b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", header))
+    for kind, data in (colour or {}).items():
+        file.write(_chunk(kind, data))
     if icc:
         file.write(_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(icc)))
     if exif:

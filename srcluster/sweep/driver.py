@@ -26,7 +26,7 @@ from srcluster.sweep.report import LiveTable, Outcome, conclude
 from srcluster.sweep.results import latest
 from srcluster.sweep.trial import run_trial
 from srcluster.train.run import log_baseline
-from srcluster.train.settings import resolve_recipe, results_url, worker_env
+from srcluster.train.settings import resolve_recipe, results_url
 from srcluster.training.lease import Lease, LeaseError
 
 _RETRIES = 2
@@ -72,7 +72,7 @@ def _run(
     os.environ |= {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_MAX_PENDING_TRIALS_PG": str(len(trials))}
     # Tune would hand the keys of S3 to each trial's actor, and so to Ray's logs. The nodes have their own.
     class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if name.startswith("AWS_")}
-    connect(address, runtime_env={"env_vars": worker_env()})
+    connect(address)
     slots = _slots(plan, len(trials))
     tracking.end_abandoned(plan.name)
     tags = {"srcluster.sweep": "true", **environment}

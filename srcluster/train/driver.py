@@ -24,7 +24,7 @@ from srcluster.progress import Rows, markdown, print_table
 from srcluster.recipe import Recipe
 from srcluster.train.process_group import DeferredTorchConfig
 from srcluster.train.run import log_baseline, publish
-from srcluster.train.settings import resolve_recipe, results_url, worker_env
+from srcluster.train.settings import resolve_recipe, results_url
 from srcluster.train.worker import Mailbox, work
 from srcluster.training.lease import Lease, LeaseError
 from srcluster.training.store import RunStore
@@ -104,7 +104,7 @@ def _train(
     os.environ |= {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
     if fleet.fewest < fleet.most:
         os.environ |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": _WORKER_START_TIMEOUT_S}
-    connect(address, runtime_env={"env_vars": worker_env()})
+    connect(address)
     params = recipe.model_dump(mode="json")
     tracking.end_abandoned(EXPERIMENT)
     with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment) as run, tracking.alive(run):

@@ -7,11 +7,9 @@ from pathlib import Path
 from srcluster import objectives, storage, tracking
 from srcluster.data import benchmarks
 from srcluster.data.default_shards import default_shards
-from srcluster.data.photos import data_folder
 from srcluster.recipe import Recipe, recipe_from
-from srcluster.revision import commit
 
-__all__ = ["resolve_recipe", "results_url", "worker_env"]
+__all__ = ["resolve_recipe", "results_url"]
 
 
 def results_url(kind: str) -> str:
@@ -49,16 +47,3 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
 # Asked of the store once for all trials of a sweep.
 _shards_by_default = functools.cache(default_shards)
 _resolved_objective = functools.cache(objectives.resolve)
-
-
-def worker_env() -> dict[str, str]:
-    """What the cluster's processes are told of this one, as environment variables.
-
-    Credentials are not: they are the cluster's own, and what is said to a job can be read by whoever may see it.
-    """
-    # `ray job submit` may have been told the same, which is no conflict.
-    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
-    words = {"SRCLUSTER_GIT_COMMIT": commit()}
-    if folder := data_folder():
-        words["SRCLUSTER_DATA"] = str(folder.resolve())
-    return words

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -11,6 +11,8 @@ from torch import nn
 
 from srcluster import cli, storage
 from srcluster.cluster.choose import choose_cluster
+from srcluster.data.listing import Photo, list_pictures, printable
+from srcluster.data.pictures import endings
 from srcluster.errors import UserError
 from srcluster.models.export import export as write_export
 from srcluster.models.find import MODEL_HELP, find_model
@@ -20,9 +22,6 @@ from srcluster.upscale.enlarge import Job, Outcome, enlarge
 
 __all__ = ["UpscaleError", "upscale"]
 
-_SUFFIXES = (".avif", ".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".png", ".ppm", ".pgm", ".tif", ".tiff", ".webp")
-"""Of the files that are taken from folders."""
-
 
 class UpscaleError(UserError):
     """What was asked for can't be upscaled, or not all of it."""
@@ -30,7 +29,7 @@ class UpscaleError(UserError):
 
 def upscale(
     pictures: Annotated[
-        list[str] | None, typer.Argument(metavar="IN...", help="Pictures, folders of them, or s3:// URLs of these.")
+        list[str] | None, typer.Argument(metavar="IN...", help="Pictures, folders or .zips of them, or s3:// URLs.")
     ] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder or s3:// prefix that PNG files go to.")] = None,
     model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)] = "",
@@ -48,9 +47,11 @@ def upscale(
         Path | None, typer.Option(metavar="FILE", help="Also write the network, as .onnx or .pt2 for any size.")
     ] = None,
 ) -> None:
-    """Enlarge pictures of any kind: RGB, grey, alpha, 16 bits, palette, CMYK, turned by EXIF; colour profiles stay.
+    """Enlarge pictures of any kind: RGB, grey, alpha, 16 bits, palette, CMYK, turned by EXIF.
 
-    What is in DIR already is left as it is. A picture that fails is listed at the end, and ends nothing else.
+    Colour profiles, EXIF, and a PNG's gAMA, cHRM, sRGB and cICP stay. What is in DIR already is left as it is. A
+    picture that fails is listed at the end, and ends nothing else. One whose pixels take more than 10^9 bytes is
+    refused as a decompression bomb, unless SRCLUSTER_PICTURE_GB says that it may.
     """
     if not model:
         raise UpscaleError("say which network: --model MODEL; --help lists what that can be")
@@ -74,6 +75,9 @@ def upscale(
         f"{len(outcomes) - len(failed)} made in {out}, {len(jobs) - len(due)} were there already"
         + (f"; {seconds / megapixels:.3g} s for each megapixel" if megapixels else "")
     )
+    for outcome in outcomes:
+        if outcome.notes:
+            print(f"  {outcome.job.photo.name} is made without {', '.join(outcome.notes)}")
     for outcome in failed:
         print(f"  {outcome.error}")
     if failed:
@@ -83,68 +87,82 @@ def upscale(
 def _jobs(sources: Iterable[str], out: str) -> list[Job]:
     """What each picture becomes: the same name below `out`, with its folders."""
     out = _absolute(out)
-    found = [(url, PurePosixPath(name)) for source in sources for url, name in _pictures(_absolute(source), out)]
+    found = [(photo, _inside(photo.name)) for source in sources for photo in _photos(_absolute(source), out)]
     stems = Counter(name.with_suffix("") for _, name in found)
     # a.jpg beside a.png become a.jpg.png and a.png.png.
     jobs = [
-        Job(url, storage.join(out, f"{name if stems[name.with_suffix('')] > 1 else name.with_suffix('')}.png"))
-        for url, name in found
+        Job(photo, storage.join(out, f"{name if stems[name.with_suffix('')] > 1 else name.with_suffix('')}.png"))
+        for photo, name in found
     ]
     targets = Counter(job.target for job in jobs)
-    sources = {job.source for job in jobs}
+    urls = {job.photo.url for job in jobs}
     for job in jobs:
         if targets[job.target] > 1:
             raise UpscaleError(f"several pictures would become {job.target}: enlarge them to different folders")
-        if job.target in sources:
+        if job.target in urls:
             raise UpscaleError(f"{job.target} would be overwritten, and it is a picture to enlarge: give another --out")
     return jobs
 
 
-def _pictures(source: str, out: str) -> list[tuple[str, str]]:
-    """Where the pictures of a source are, and their names within it."""
-    if storage.exists(source):
-        return [(source, source.rpartition("/")[2])]
-    if not storage.is_s3(source) and not Path(source).is_dir():
+def _inside(name: str) -> PurePosixPath:
+    """A picture's name as a path below another: keys in S3 may begin with a slash, or have parts that are empty."""
+    path = PurePosixPath(name.lstrip("/"))
+    if ".." in path.parts:
+        raise UpscaleError(f"{name} would be written outside of --out: give it a name without `..`")
+    return path
+
+
+def _photos(source: str, out: str) -> list[Photo]:
+    """The pictures of a source."""
+    is_zip = source.lower().endswith(".zip") and not storage.is_s3(source)
+    if storage.exists(source) and not is_zip:
+        return [Photo(printable(source.rpartition("/")[2]), source, "")]
+    if not storage.is_s3(source) and not Path(source).exists():
         raise UpscaleError(f"there is no picture or folder {source}: check its name")
-    storage.check(source)
-    places = ((storage.join(source, name), name) for name in storage.names(source))
+    if storage.is_s3(source):
+        storage.check(source)
+    listing = list_pictures(source)
+    if listing.note:
+        print(f"{source}: {listing.note}")
     # DIR may be within the folder, from the last time.
-    inside = f"{out}/" if out.startswith(f"{source}/") else None
-    found = [
-        (url, name)
-        for url, name in places
-        if name.lower().endswith(_SUFFIXES) and not (inside and url.startswith(inside))
-    ]
+    found = [photo for photo in listing if not (photo.url.startswith(f"{out}/") and out.startswith(f"{source}/"))]
     if not found:
-        raise UpscaleError(f"there are no pictures in {source}: looked for {', '.join(_SUFFIXES)}")
+        raise UpscaleError(f"there are no pictures in {source}: looked for {', '.join(sorted(endings()))}")
     return found
 
 
-def _absolute(place: str) -> str:
+def _absolute(url: str) -> str:
     """As the processes of a cluster understand it, which work in other folders; links followed, to compare."""
-    return place.rstrip("/") if storage.is_s3(place) else Path(place).resolve().as_posix()
+    return url.rstrip("/") if storage.is_s3(url) else Path(url).resolve().as_posix()
 
 
 def _run(network: nn.Module, jobs: list[Job], memory_bytes: float | None, address: str, gpus: float) -> list[Outcome]:
     outcomes: list[Outcome] = []
-    with progress("enlarging", len(jobs), "pictures") as show:
+    with progress("enlarging", len(jobs), "pictures") as on_report:
 
-        def tell(part: float) -> None:
-            show(len(outcomes) + part, f"{jobs[len(outcomes)].source.rpartition('/')[2]} {part:.0%}")
+        def on_progress(part: float) -> None:
+            on_report(len(outcomes) + part, f"{jobs[len(outcomes)].photo.name} {part:.0%}")
 
-        done: Iterator[Outcome]
         if address == "none":
-            done = itertools.starmap(enlarge, ((network, job, memory_bytes, False, tell) for job in jobs))
+            done: Iterable[Outcome] = itertools.starmap(
+                enlarge, ((network, job, memory_bytes, False, on_progress) for job in jobs)
+            )
         else:
             # Not before the environment is settled.
             from srcluster.cluster import tasks
 
             calls = [(job, memory_bytes, True) for job in jobs]
-            done = tasks.starmap(enlarge, calls, address, shared=[network.cpu()], gpus=gpus)
+            done = tasks.starmap(enlarge, calls, address, shared=[network.cpu()], gpus=gpus, on_death=_died)
         for outcome in done:
             outcomes.append(outcome)
-            show(len(outcomes), outcome.job.source.rpartition("/")[2])
+            on_report(len(outcomes), outcome.job.photo.name)
     return outcomes
+
+
+def _died(job: Job, *_: object, reason: str) -> Outcome:
+    return Outcome(
+        job, error=f"{job.photo.name} ended the process that enlarged it, as too little memory does: {reason}"
+    )
 
 
 if __name__ == "__main__":

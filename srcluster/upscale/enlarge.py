@@ -1,5 +1,6 @@
 """One picture enlarged: any kind, in tiles, written row by row."""
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from srcluster import storage
+from srcluster.data.listing import Photo
 from srcluster.data.pictures import read_picture
 from srcluster.data.png import write_png
 from srcluster.errors import UserError
@@ -19,20 +21,31 @@ from srcluster.pixels.resize import resize
 __all__ = ["AnyChannels", "Job", "Outcome", "enlarge"]
 
 
+_SMALLEST_TILE = 16
+"""Side in LR pixels of the last tile that is tried where memory does not suffice."""
+
+_OUT_OF_MEMORY = re.compile("out of memory|not enough memory|allocate memory|ALLOC_FAILED", re.IGNORECASE)
+"""What PyTorch says on CPUs, and the libraries of CUDA in errors of their own."""
+
+
 @dataclass(frozen=True)
 class Job:
-    """A picture file, and the PNG file that it becomes: paths or URLs."""
+    """A picture, and the path or URL of the PNG file that it becomes."""
 
-    source: str
+    photo: Photo
     target: str
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: why it failed, or how many megapixels were made in how many seconds."""
+    """What became of a job: why it failed, or how many megapixels were made in how many seconds.
+
+    `notes` are clauses that say what is left out of the file.
+    """
 
     job: Job
     error: str = ""
+    notes: tuple[str, ...] = ()
     megapixels: float = 0.0
     seconds: float = 0.0
 
@@ -62,32 +75,45 @@ def enlarge(
     job: Job,
     memory_bytes: float | None,
     task: bool,
-    tell: Callable[[float], None] = lambda done: None,
+    on_progress: Callable[[float], None] = lambda done: None,
 ) -> Outcome:
-    """Do a job; whatever is wrong with its files is an outcome.
+    """Do a job; whatever is wrong with its files, or too large for the memory, is an outcome.
 
     Args:
         network: For RGB, in eval mode.
         job: What is to be done.
         memory_bytes: What the network may take; None for half of what is free.
         task: Whether it is one of several at a time on this machine, and so takes a core's share.
-        tell: Is told which part of the picture is done.
+        on_progress: Is called with the part of the picture that is done.
     """
     began = time.monotonic()
     if task and torch.cuda.is_available():
         network = network.cuda()
     network = AnyChannels(network).eval()
     try:
-        picture = read_picture(storage.read(job.source), job.source)
+        picture = read_picture(job.photo.read(), job.photo.name)
         height, width, channels = picture.pixels.shape
         if memory_bytes is None:
             device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
             share = psutil.cpu_count() or 1 if task and device.type == "cpu" else 1
             memory_bytes = memory_at_hand(device) / share
-        side = tile_side(network, channels, memory_bytes)
         size = (height * network.scale, width * network.scale)
-        with storage.writing(job.target) as file:
-            write_png(file, size, bands(network, picture.pixels, side, tell), picture.icc, picture.exif)
+        side: int | None = None
+        while side is None or side >= _SMALLEST_TILE:
+            try:
+                side = side or tile_side(network, channels, memory_bytes)
+                with storage.writing(job.target) as file:
+                    tiles = bands(network, picture.pixels, side, on_progress)
+                    write_png(file, size, tiles, picture.icc, picture.exif, picture.colour)
+                seconds = time.monotonic() - began
+                return Outcome(job, notes=picture.notes, megapixels=size[0] * size[1] / 1e6, seconds=seconds)
+            except (MemoryError, RuntimeError) as error:
+                if not isinstance(error, MemoryError) and not _OUT_OF_MEMORY.search(str(error)):
+                    raise
+                side = (side or 0) // 2
+            # Here the error, and with it what was allocated, is gone.
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+        return Outcome(job, error=f"{job.photo.name} takes more memory than there is, even in the smallest tiles")
     except UserError as error:
         return Outcome(job, error=str(error))
-    return Outcome(job, megapixels=size[0] * size[1] / 1e6, seconds=time.monotonic() - began)

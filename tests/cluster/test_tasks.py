@@ -68,6 +68,36 @@ def test_arrays_outlive_the_cluster(shell):
     subprocess.run([sys.executable, "-c", TWICE, shell.cluster.ray_address], env=environment, check=True, timeout=120)
 
 
+DYING = """
+import os
+import sys
+from srcluster.cluster.tasks import starmap
+
+def die(number):
+    return number if number < 3 else os._exit(1)
+
+given = starmap(die, [(number,) for number in range(4)], sys.argv[1], on_death=lambda number, reason: reason)
+assert sorted(map(str, given))[:3] == ["0", "1", "2"], given
+"""
+
+
+@pytest.mark.cluster
+def test_a_call_whose_process_dies_ends_no_other(shell):
+    environment = os.environ | shell.cluster.environment()
+    subprocess.run([sys.executable, "-c", DYING, shell.cluster.ray_address], env=environment, check=True, timeout=120)
+
+
+def test_workers_are_told_what_decides_which_pictures_are_taken(tmp_path):
+    code = "from srcluster.cluster.tasks import worker_env; print(worker_env())"
+    told = {"SRCLUSTER_DATA": str(tmp_path), "SRCLUSTER_PICTURE_GB": "3", "AWS_SECRET_ACCESS_KEY": "a secret"}
+    said = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | told, check=True, capture_output=True, text=True
+    )
+    assert str(tmp_path) in said.stdout
+    assert "'SRCLUSTER_PICTURE_GB': '3'" in said.stdout
+    assert "secret" not in said.stdout
+
+
 BUSY = """
 import sys
 import ray

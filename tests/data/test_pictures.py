@@ -44,7 +44,7 @@ def test_a_png_is_as_small_as_pillows():
     assert len(png(smooth)) < 1.15 * len(file_of(Image.fromarray(smooth)))
 
 
-@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_16_bits_stay_16(channels):
     pixels = noise(70, 9, channels, dtype=np.uint16)
     encoded = png(pixels)
@@ -52,8 +52,8 @@ def test_16_bits_stay_16(channels):
     assert picture.pixels.dtype == np.uint16
     assert (picture.pixels == pixels).all()
     with Image.open(io.BytesIO(encoded)) as image:
-        # All that Pillow reads of colours.
-        seen = np.asarray(image).reshape(pixels.shape)
+        # All that Pillow reads of colours; it takes grey with alpha for these.
+        seen = np.asarray(image.convert("LA") if channels == 2 else image).reshape(pixels.shape)
         assert (seen == (pixels if channels == 1 else pixels >> 8)).all()
 
 
@@ -151,10 +151,8 @@ def test_what_would_lose_something_is_refused():
     two = [Image.fromarray(noise(9, 9)), Image.fromarray(255 - noise(9, 9))]
     with pytest.raises(PhotoError, match="2 frames"):
         read_picture(file_of(two[0], "GIF", save_all=True, append_images=two[1:]), "a")
-    with pytest.raises(PhotoError, match="kind F"):
+    with pytest.raises(PhotoError, match="32 bits of kind IEEEFP a channel"):
         read_picture(file_of(two[0].convert("F"), "TIFF"), "a")
-    with pytest.raises(PhotoError, match="grey with alpha in 16 bits"):
-        read_picture(png(noise(9, 9, 2, dtype=np.uint16)), "a")
     with pytest.raises(PhotoError, match="damaged"):
         read_picture(file_of(Image.fromarray(noise(99, 99, 3)))[:-2000], "a")
     with pytest.raises(PhotoError, match="not a picture"):
