@@ -1,9 +1,7 @@
 """The training loop of one worker. It knows no cluster: what goes in and out is passed to it."""
 
 import math
-import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -19,6 +17,7 @@ from srcluster.errors import UserError
 from srcluster.recipe import Optimizer, Recipe, RecipeError, Schedule
 from srcluster.training.checkpoint import State
 from srcluster.training.evaluation import evaluate_together
+from srcluster.training.meter import Meter
 from srcluster.training.precision import Precision, choose
 from srcluster.training.ranks import Ranks
 
@@ -96,11 +95,11 @@ def fit(
             first = replace(benchmark, images=benchmark.images[:2])
             evaluate_together(_with_weights(recipe, state.weights()), first, recipe.scale, ranks)
 
-    train = Step(recipe, state, precision, ranks)
-    batches = open_batches(state.step, tuple(state.history))
-    meter = _Meter(recipe.data.batch, state.step)
     saved = state.step
     last = stop_at_step or recipe.steps
+    meter = Meter(recipe, network, precision, ranks.world, state.step, last)
+    train = Step(recipe, state, precision, ranks)
+    batches = open_batches(state.step, tuple(state.history))
     metrics: dict[str, float] = {}
     while state.step < last:
         with meter.waiting():
@@ -263,30 +262,5 @@ class Step:
             )
 
     def metrics(self) -> dict[str, float]:
-        return {"train/loss": self.loss, "train/lr": self.recipe.optimizer.lr * self.factor}
-
-
-class _Meter:
-    """How fast the training goes, and which share of the time it waits for data."""
-
-    def __init__(self, batch: int, step: int):
-        self.batch = batch
-        self.restart(step)
-
-    def restart(self, step: int) -> None:
-        self.step, self.began, self.waited_s = step, time.perf_counter(), 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        began = time.perf_counter()
-        yield
-        self.waited_s += time.perf_counter() - began
-
-    def metrics(self, step: int) -> dict[str, float]:
-        elapsed_s = time.perf_counter() - self.began
-        metrics = {
-            "train/patches_per_s": (step - self.step) * self.batch / elapsed_s,
-            "train/data_wait_share": self.waited_s / elapsed_s,
-        }
-        self.restart(step)
-        return metrics
+        rates = {f"train/lr/{layer}": rate * self.factor for layer, rate in self.recipe.optimizer.layer_lr.items()}
+        return {"train/loss": self.loss, "train/lr": self.recipe.optimizer.lr * self.factor, **rates}

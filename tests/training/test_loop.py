@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from srcluster.data import benchmarks
 from srcluster.data.photos import find
@@ -20,6 +21,8 @@ from srcluster.recipe import Interpolation, Recipe, RecipeError, Schedule, recip
 from srcluster.training.checkpoint import CheckpointError
 from srcluster.training.evaluation import evaluate, means
 from srcluster.training.loop import NonFiniteLossError, fit, learning_rate_factor
+from srcluster.training.meter import _flops_of_patch
+from srcluster.training.precision import choose
 from srcluster.training.ranks import Ranks
 
 ALONE = Ranks(0, 1)
@@ -183,10 +186,31 @@ def test_a_checkpoint_that_is_none_is_told(shards, pieces, tmp_path, name):
 
 def test_layers_have_rates_of_their_own(shards, pieces, tmp_path):
     frozen = recipe(shards, **{"optimizer.layer_lr": {"conv3": 1e-30}})
-    run(frozen, pieces, tmp_path)
+    _, recorder = run(frozen, pieces, tmp_path)
     first, last = (load_weights(tmp_path / str(step) / "network.safetensors") for step in (4, 12))
     torch.testing.assert_close(first["conv3.weight"], last["conv3.weight"], rtol=0, atol=1e-20)
     assert not torch.equal(first["conv1.weight"], last["conv1.weight"])
+    rates, own = (dict(recorder.metrics[key]) for key in ("train/lr", "train/lr/conv3"))
+    assert own == pytest.approx({step: rate * 1e-27 for step, rate in rates.items()})
+
+
+def test_how_fast_it_goes_is_told(shards, pieces, tmp_path):
+    _, recorder = run(recipe(shards), pieces, tmp_path)
+    left = [seconds for _, seconds in recorder.metrics["train/time_left_s"]]
+    assert left == sorted(left, reverse=True)
+    assert left[0] > left[-1] == 0
+    assert all(0 < share < 1 for _, share in recorder.metrics["train/mfu"])
+    assert "train/gpu_memory_bytes" in recorder.metrics or not torch.cuda.is_available()
+
+
+def test_the_work_of_a_patch_is_counted_and_leaves_no_trace():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.Dropout(0.5))
+    torch.manual_seed(0)
+    # Forward, and backward to the weights; the image itself needs no gradient.
+    assert _flops_of_patch(network, 16, choose("fp32")) == 2 * 2 * 16 * 16 * 3 * 8 * 9
+    assert torch.equal(torch.rand(1), torch.rand(1, generator=torch.Generator().manual_seed(0)))
+    assert network[1].num_batches_tracked == 0
+    assert network[0].weight.grad is None
 
 
 def test_a_rate_for_no_layer(shards, pieces, tmp_path):
