@@ -10,12 +10,12 @@ from torch import nn
 from srcluster.models.interpolation import Interpolator
 from srcluster.models.residual import ResidualNetwork
 from srcluster.models.srcnn import SRCNN
-from srcluster.recipe import Model
+from srcluster.recipe import Interpolation, Model
 
 __all__ = ["build"]
 
 
-def build(spec: Model, scale: int) -> nn.Module:
+def build(spec: Model | Interpolation, scale: int) -> nn.Module:
     """The network that the recipe describes, freshly initialised from torch's random state."""
     match spec.kind:
         case "interpolation":

@@ -92,7 +92,8 @@ def _matrix_tensor(length: int, scale: Fraction, kernel: Kernel, dtype: torch.dt
 def resize(images: Tensor, scale: Fraction | int, kernel: Kernel = "bicubic") -> Tensor:
     """`imresize` on the device: floating-point images ... x H x W, in their own precision, not rounded."""
     scale = Fraction(scale)
-    if torch.compiler.is_exporting():
+    # Autocast knows no `meta`.
+    if torch.compiler.is_exporting() or images.is_meta:
         return _enlarge(images, scale, kernel)
     return _resize(images, scale, kernel)
 

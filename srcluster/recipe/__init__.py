@@ -3,8 +3,9 @@
 from srcluster.recipe.data import Data
 from srcluster.recipe.evaluation import Checkpoint, Evaluation
 from srcluster.recipe.model import SRCNN, Interpolation, Model, Residual
-from srcluster.recipe.optimizer import SGD, Adam, Optimizer, Schedule
+from srcluster.recipe.optimizer import SGD, Adam, AdamW, Optimizer, Schedule
 from srcluster.recipe.recipe import (
+    NEUTRAL,
     Recipe,
     RecipeError,
     flatten,
@@ -16,9 +17,11 @@ from srcluster.recipe.recipe import (
 )
 
 __all__ = [
+    "NEUTRAL",
     "SGD",
     "SRCNN",
     "Adam",
+    "AdamW",
     "Checkpoint",
     "Data",
     "Evaluation",

@@ -1,6 +1,6 @@
 """The parts of a recipe that say what is measured and kept while it runs."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -12,7 +12,7 @@ __all__ = ["Checkpoint", "Evaluation"]
 class Evaluation(Part):
     """Benchmark PSNR during the run."""
 
-    benchmarks: tuple[str, ...] | Literal["auto"] = "auto"
+    benchmarks: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["auto"] = "auto"
     """Names (Set5, Set14, BSD100, Wheel3) or folders or s3:// URLs; `auto` takes the named ones that are at hand."""
     every_steps: int = Field(1000, ge=1)
     """The first benchmark is measured this often, the others at the end."""

@@ -2,11 +2,24 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from srcluster.recipe.validation import Part
 
 __all__ = ["SRCNN", "Interpolation", "Model", "Residual"]
+
+
+def _odd(side: int) -> int:
+    if side % 2 == 0:
+        raise ValueError(f"the side of a filter is odd, so that it has a centre, not {side}")
+    return side
+
+
+Features = Annotated[int, Field(ge=1, le=4096)]
+"""Channels."""
+
+Side = Annotated[int, Field(ge=1, le=99), AfterValidator(_odd)]
+"""Of a filter, in pixels."""
 
 
 class Interpolation(Part):
@@ -20,19 +33,13 @@ class SRCNN(Part):
     """Dong et al., "Image Super-Resolution Using Deep Convolutional Networks" (TPAMI 2016)."""
 
     kind: Literal["srcnn"]
-    kernel_sizes: tuple[int, int, int] = (9, 5, 5)
+    kernel_sizes: tuple[Side, Side, Side] = (9, 5, 5)
     """Side of the filters of patch extraction, non-linear mapping and reconstruction; the paper's 9-1-5 or 9-5-5."""
-    features: tuple[int, int] = (64, 32)
+    features: tuple[Features, Features] = (64, 32)
     """Channels after the first and the second layer."""
     init: Literal["identity", "he", "paper"] = "identity"
     """How the weights begin: `paper` is Gaussian with deviation 0.001; `he` is He et al., 2015; `identity` is `he`
     with one channel that hands the bicubic picture through, so that the network begins as good as bicubic."""
-
-    @model_validator(mode="after")
-    def _odd(self):
-        if any(size < 1 or size % 2 == 0 for size in self.kernel_sizes):
-            raise ValueError(f"kernel_sizes are odd, so that a filter has a centre, not {self.kernel_sizes}")
-        return self
 
 
 class Residual(Part):
@@ -51,9 +58,9 @@ class Residual(Part):
     """
 
     kind: Literal["residual"]
-    features: int = Field(64, ge=1)
+    features: Features = 64
     """Channels of every inner layer."""
-    blocks: int = Field(16, ge=0)
+    blocks: int = Field(16, ge=0, le=1000)
     norm: Literal["batch", "none"] = "batch"
     activation: Literal["relu", "prelu"] = "prelu"
     residual_scale: float = Field(1.0, gt=0)
@@ -62,8 +69,8 @@ class Residual(Part):
     """Whether one more convolution follows the blocks, and the head's features are added to it."""
     around: Literal["none", "activation", "norm_activation"] = "activation"
     """What follows the head and each convolution of the upsampler."""
-    outer_kernel: int = Field(9, ge=1)
-    """Side of the head's and the tail's filters; odd."""
+    outer_kernel: Side = 9
+    """Side of the head's and the tail's filters."""
     upsampler: Literal["pixel_shuffle", "deconv3", "deconv4", "nearest_conv"] = "pixel_shuffle"
     """Sub-pixel convolution 3x3, transposed convolution 3x3 or 4x4, or nearest neighbour and convolution 3x3."""
     output: Literal["linear", "tanh"] = "linear"
@@ -80,8 +87,6 @@ class Residual(Part):
 
     @model_validator(mode="after")
     def _makes_sense(self):
-        if self.outer_kernel % 2 == 0:
-            raise ValueError(f"outer_kernel is odd, so that a filter has a centre, not {self.outer_kernel}")
         if self.icnr and self.upsampler != "pixel_shuffle":
             raise ValueError(f"icnr is for upsampler: pixel_shuffle, not {self.upsampler}")
         if self.output == "tanh" and (self.base != "none" or self.subtract_mean):
@@ -89,4 +94,4 @@ class Residual(Part):
         return self
 
 
-Model = Annotated[Interpolation | SRCNN | Residual, Field(discriminator="kind")]
+Model = Annotated[SRCNN | Residual, Field(discriminator="kind")]

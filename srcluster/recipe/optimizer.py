@@ -6,13 +6,17 @@ from pydantic import Field, Tag, model_validator
 
 from srcluster.recipe.validation import Part, kind_or
 
-__all__ = ["SGD", "Adam", "Optimizer", "Schedule"]
+__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "Schedule"]
+
+
+Beta = Annotated[float, Field(ge=0, lt=1)]
+"""Decay of a moving average."""
 
 
 class _Optimizer(Part):
     lr: float = Field(gt=0)
     """Learning rate; the peak of the schedule."""
-    layer_lr: dict[str, float] = Field({})
+    layer_lr: dict[str, Annotated[float, Field(ge=0)]] = Field({})
     """Learning rates of their own for layers, by the beginning of their parameters' names."""
     weight_decay: float = Field(0.0, ge=0)
 
@@ -22,7 +26,14 @@ class Adam(_Optimizer):
 
     kind: Literal["adam"] = "adam"
     lr: float = Field(1e-4, gt=0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
+
+
+class AdamW(Adam):
+    """Adam whose weight decay is apart from the gradient (Loshchilov and Hutter, 2019)."""
+
+    kind: Literal["adamw"]  # type: ignore[assignment]
+    weight_decay: float = Field(0.01, ge=0)
 
 
 class SGD(_Optimizer):
@@ -32,7 +43,9 @@ class SGD(_Optimizer):
     momentum: float = Field(0.9, ge=0, lt=1)
 
 
-Optimizer = Annotated[Annotated[Adam, Tag("adam")] | Annotated[SGD, Tag("sgd")], kind_or("adam")]
+Optimizer = Annotated[
+    Annotated[Adam, Tag("adam")] | Annotated[AdamW, Tag("adamw")] | Annotated[SGD, Tag("sgd")], kind_or("adam")
+]
 
 
 class Schedule(Part):
@@ -41,7 +54,7 @@ class Schedule(Part):
     kind: Literal["constant", "cosine", "step"] = "constant"
     warmup_steps: int = Field(0, ge=0)
     """Steps of linear rise from 0."""
-    milestones: tuple[int, ...] = ()
+    milestones: tuple[Annotated[int, Field(ge=1)], ...] = ()
     """For `step`: the steps at which the rate is multiplied by `gamma`."""
     gamma: float = Field(0.5, gt=0, le=1)
     final: float = Field(0.0, ge=0, le=1)

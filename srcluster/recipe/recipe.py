@@ -23,22 +23,38 @@ from srcluster.recipe.model import Model
 from srcluster.recipe.objective import Objective, Pixel
 from srcluster.recipe.optimizer import Adam, Optimizer, Schedule
 from srcluster.recipe.validation import Part, explain
-from srcluster.recipe.yaml_files import did_you_mean, read_mapping, read_yaml
+from srcluster.recipe.yaml_files import did_you_mean, read_file, read_mapping, read_yaml
 
-__all__ = ["Recipe", "RecipeError", "flatten", "load", "parse_overrides", "recipe_from", "shipped", "with_overrides"]
+__all__ = [
+    "NEUTRAL",
+    "Recipe",
+    "RecipeError",
+    "flatten",
+    "load",
+    "parse_overrides",
+    "recipe_from",
+    "shipped",
+    "with_overrides",
+]
 
 
 class RecipeError(UserError):
     """A recipe or an override says something that can't be understood."""
 
 
+NEUTRAL = frozenset(
+    {"name", "log_every_steps", "checkpoint.every_steps", "checkpoint.keep", "data.workers", "evaluation.pictures"}
+)
+"""Keys that change nothing of a run's result, and so may change while it is continued."""
+
+
 class Recipe(Part):
     """One training run."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$")
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
     scale: Literal[2, 3, 4] = 4
-    seed: int = Field(0, ge=0)
-    steps: int = Field(ge=0)
+    seed: int = Field(0, ge=0, lt=2**63)
+    steps: int = Field(ge=0, le=10**9)
     model: Model
     data: Data = Data()
     objective: Objective = Pixel()
@@ -63,8 +79,16 @@ class Recipe(Part):
         return self
 
     def digest(self) -> str:
-        """12 hexadecimal digits that change with anything the recipe says."""
-        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()[:12]
+        """12 hexadecimal digits that change with what changes the result, and with nothing else.
+
+        Defaults are left out, so that a field that is added later changes no digest: a default must never change.
+        """
+        said = _leaves(self.model_dump(mode="json", exclude_defaults=True))
+        ignored = set(NEUTRAL) | ({"evaluation.every_steps"} if self.evaluation.select == "last" else set())
+        # Weights are what their SHA-256 says, wherever they lie.
+        ignored |= {key.removesuffix("sha256") + "weights" for key in said if key.endswith("sha256")}
+        said = {key: value for key, value in said.items() if key not in ignored}
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def shipped() -> list[str]:
@@ -92,7 +116,7 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
         text = (resources.files("srcluster") / "recipes" / f"{name}.yaml").read_text()
         path = Path(f"{name}.yaml")
     elif path.is_file():
-        text = path.read_text()
+        text = read_file(path)
     else:
         raise RecipeError(f"there is no recipe {name!r}{did_you_mean(name, names)}; shipped are {', '.join(names)}")
     values = read_mapping(text, str(path), "steps:, model: and so on")
@@ -103,14 +127,18 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     """`optimizer.lr=3e-4`, as typed, to dotted keys and values.
 
     Raises:
-        RecipeError: One has no key or no =.
+        RecipeError: One has no key or no =, or a key is given twice.
+        UserError: A value is not valid YAML.
     """
     overrides = {}
     for text in texts:
         key, equals, value = text.partition("=")
-        if not equals or not key.strip():
+        key = key.strip()
+        if not equals or not key:
             raise RecipeError(f"an override reads key=value, as in optimizer.lr=3e-4, not {text!r}")
-        overrides[key.strip()] = read_yaml(value, text)
+        if key in overrides:
+            raise RecipeError(f"{key} is given twice: remove one")
+        overrides[key] = read_yaml(value, text)
     return overrides
 
 
@@ -141,15 +169,22 @@ def recipe_from(values: Mapping[str, Any], overrides: Mapping[str, Any] | None =
         raise RecipeError(f"recipe {values.get('name', '')}: {explain(error, Recipe)}") from error
 
 
-def flatten(params: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+def flatten(params: Mapping[str, Any]) -> dict[str, str]:
     """Nested parameters as MLflow takes them: `{"optimizer": {"lr": 1e-4}}` is `{"optimizer.lr": "0.0001"}`.
 
     Lists are compact JSON; None, True and False are "null", "true" and "false", as in the recipe's YAML.
     """
-    flat: dict[str, str] = {}
-    for name, value in params.items():
+    leaves = _leaves(params)
+    words = json.JSONEncoder(separators=(",", ":")).encode
+    return {key: value if isinstance(value, str) else words(value) for key, value in leaves.items()}
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted key."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
         if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{name}.")
+            flat |= _leaves(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+            flat[prefix + name] = value
     return flat

@@ -20,6 +20,7 @@ from srcluster import storage, tracking
 from srcluster.cluster.tasks import connect, warn_if_no_capacity
 from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
+from srcluster.recipe.yaml_files import read_file
 from srcluster.sweep.plan import Sweep, SweepError, Trial, ladder
 from srcluster.sweep.queue import TrialFeed, TrialQueue
 from srcluster.sweep.report import LiveTable, Outcome, conclude
@@ -77,7 +78,7 @@ def _run(
     tracking.end_abandoned(plan.name)
     tags = {"srcluster.sweep": "true", **environment}
     with tracking.Run.start(plan.name, name, key=name, tags=tags) as parent, tracking.alive(parent):
-        parent.text(file.read_text(), file.name)
+        parent.text(read_file(file), file.name)
         print(f"{name}: {ladder(plan, trials)} on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
         bicubic = {"parent": parent.id, "key": f"{name}/bicubic"}

@@ -17,7 +17,8 @@ from srcluster.errors import UserError
 from srcluster.progress import print_table
 from srcluster.recipe import Recipe, flatten, load, recipe_from
 from srcluster.recipe.validation import explain
-from srcluster.recipe.yaml_files import did_you_mean, read_mapping
+from srcluster.recipe.yaml_files import did_you_mean, read_file, read_mapping
+from srcluster.training.check import check_trainable
 
 
 class SweepError(UserError):
@@ -184,7 +185,9 @@ class Sweep(_Part):
         """
         # What the recipe does not say itself may belong to another kind than the values ask for.
         base = load(self.recipe).model_dump(mode="json", exclude_unset=True)
-        return Trial(index, recipe_from(base, {**self.overrides, "name": self.name, **values}), values)
+        recipe = recipe_from(base, {**self.overrides, "name": self.name, **values})
+        check_trainable(recipe)
+        return Trial(index, recipe, values)
 
     def digest(self, trials: Iterable["Trial"]) -> str:
         """8 hexadecimal digits that name what a sweep tries: these trials, and what a search and ASHA make of them."""
@@ -242,7 +245,7 @@ def load_sweep(
     if not path.is_file():
         others = [str(other) for other in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
         raise SweepError(f"there is no sweep {path}{did_you_mean(str(path), others)}")
-    values = read_mapping(path.read_text(), str(path), "recipe:, parameters: and so on")
+    values = read_mapping(read_file(path), str(path), "recipe:, parameters: and so on")
     given = {key: value for key, value in (typed or {}).items() if value is not None}
     try:
         plan = Sweep.model_validate({"name": path.stem, **values})

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient, entities
 
-from srcluster.recipe import flatten
+from srcluster.recipe import NEUTRAL, flatten
 from srcluster.tracking.delivery import deliver
 from srcluster.tracking.family import KEY_TAG, PARENT_TAG, quoted, run_tags
 from srcluster.tracking.names import metric_name
@@ -82,7 +82,7 @@ class Run:
             experiment_id = _experiment_id(client, experiment)
             run = _found(client, experiment_id, key) or client.create_run(experiment_id, tags=words, run_name=name)
             known = run.data.params
-            changed = sorted(k for k in flat.keys() & known.keys() if flat[k] != known[k])
+            changed = sorted(k for k in flat.keys() & known.keys() - NEUTRAL if flat[k] != known[k])
             if changed:
                 first = changed[0]
                 raise TrackingError(

@@ -8,6 +8,7 @@ from srcluster import objectives, storage, tracking
 from srcluster.data import benchmarks
 from srcluster.data.default_shards import default_shards
 from srcluster.recipe import Recipe, recipe_from
+from srcluster.training.check import check_trainable
 
 __all__ = ["resolve_recipe", "results_url"]
 
@@ -29,8 +30,10 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     """The recipe with what `auto` and relative paths mean written out, so that it says all of itself.
 
     Raises:
-        UserError: The weights that its objective needs are missing, or are not what it needs.
+        UserError: Its parts don't fit together; or the weights that its objective needs are missing, or are not what
+            it needs.
     """
+    check_trainable(recipe)
     shards, measured = recipe.data.shards, recipe.evaluation.benchmarks
     if shards == "auto":
         shards = _shards_by_default(os.environ["SRCLUSTER_STORAGE"])

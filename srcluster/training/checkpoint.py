@@ -81,8 +81,8 @@ class State:
             facts = json.loads(files["state.json"])
             if facts["recipe"] != recipe.digest():
                 raise CheckpointError(
-                    f"the checkpoint is of recipe {facts['recipe']} and this is {recipe.digest()}: give the run "
-                    "another name, or the recipe it began with"
+                    f"the checkpoint is of recipe {facts['recipe']}, or of an older srcluster, and this is "
+                    f"{recipe.digest()}: give the run another name, or the recipe it began with"
                 )
             self.network.load_state_dict(weights("network"))
             self.optimizer.load_state_dict(torch.load(io.BytesIO(files["optimizer.pt"]), device, weights_only=True))

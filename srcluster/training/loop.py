@@ -162,7 +162,7 @@ def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer
         RecipeError: `layer_lr` names no layer of the network.
     """
     groups: dict[str, list[nn.Parameter]] = {layer: [] for layer in spec.layer_lr}
-    others = []
+    others: list[nn.Parameter] = []
     for name, weight in network.named_parameters():
         layer = next((layer for layer in groups if name.startswith(f"{layer}.")), None)
         (others if layer is None else groups[layer]).append(weight)
@@ -172,11 +172,14 @@ def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer
             raise RecipeError(f"optimizer.layer_lr names no layer {layer!r} of this network; it has {layers}")
     grouped = [{"params": others, "lr": spec.lr}] if others else []
     grouped += [{"params": weights, "lr": spec.layer_lr[layer]} for layer, weights in groups.items()]
+    decay, fused = spec.weight_decay, not next(network.parameters()).is_meta
     match spec.kind:
         case "adam":
-            return torch.optim.Adam(grouped, betas=spec.betas, weight_decay=spec.weight_decay, fused=True)
+            return torch.optim.Adam(grouped, betas=spec.betas, weight_decay=decay, fused=fused)
+        case "adamw":
+            return torch.optim.AdamW(grouped, betas=spec.betas, weight_decay=decay, fused=fused)
         case "sgd":
-            return torch.optim.SGD(grouped, momentum=spec.momentum, weight_decay=spec.weight_decay, fused=True)
+            return torch.optim.SGD(grouped, momentum=spec.momentum, weight_decay=decay, fused=fused)
     raise AssertionError(spec.kind)
 
 

@@ -18,9 +18,12 @@ from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
+from pydantic import ValidationError
+
 from srcluster import storage
 from srcluster.errors import UserError
-from srcluster.recipe import Recipe, flatten
+from srcluster.recipe import NEUTRAL, Recipe, flatten
+from srcluster.recipe.validation import explain
 from srcluster.storage import StorageError
 from srcluster.training.lease import Holder
 
@@ -64,7 +67,13 @@ class RunStore:
         if not storage.exists(url):
             storage.write(url, recipe.model_dump_json(indent=1).encode())
             return
-        begun = Recipe.model_validate_json(storage.read(url))
+        try:
+            begun = Recipe.model_validate_json(storage.read(url))
+        except ValidationError as error:
+            raise UserError(
+                f"the run {self.url} was begun by another version of srcluster, whose recipes have other keys "
+                f"({explain(error, Recipe)}): give this run another --name"
+            ) from error
         if begun.digest() != recipe.digest():
             raise UserError(
                 f"the run {self.url} was begun with another recipe ({_difference(begun, recipe)}): give this one "
@@ -183,5 +192,5 @@ def _digests(files: dict[str, bytes]) -> bytes:
 def _difference(begun: Recipe, now: Recipe) -> str:
     """The first key in which two recipes differ, in words."""
     before, after = (flatten(recipe.model_dump(mode="json")) for recipe in (begun, now))
-    key = next(key for key in before | after if before.get(key) != after.get(key))
+    key = next(key for key in before | after if before.get(key) != after.get(key) and key not in NEUTRAL)
     return f"{key} = {before.get(key, 'not set')}, and now {after.get(key, 'not set')}"

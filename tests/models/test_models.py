@@ -95,7 +95,7 @@ def test_an_enlargement_of_lr_is_what_small_weights_begin_with():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"outer_kernel": 4}, "outer_kernel is odd"),
+        ({"outer_kernel": 4}, "side of a filter is odd"),
         ({"icnr": True, "upsampler": "deconv4"}, "icnr is for upsampler: pixel_shuffle"),
         ({"output": "tanh", "base": "bilinear"}, "nothing is added to it"),
     ],

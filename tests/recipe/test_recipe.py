@@ -36,11 +36,6 @@ def test_a_recipe_survives_its_dump():
     assert again.digest() == recipe.digest()
 
 
-def test_the_digest_changes_with_anything():
-    recipes = [recipe_from(MINIMAL, change) for change in ({}, {"seed": 1}, {"data.patch": 64}, {"ema": 0.9})]
-    assert len({recipe.digest() for recipe in recipes}) == 4
-
-
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -48,7 +43,7 @@ def test_the_digest_changes_with_anything():
         ({"dat.batch": 3}, "unknown key dat, did you mean 'data'?"),
         ({"checkpoint.ever_steps": 3}, "did you mean 'every_steps'?"),
         ({"data.batch": 0}, "data.batch: Input should be greater than or equal to 1 (given: 0)"),
-        ({"optimizer.kind": "adm"}, "optimizer.kind is one of 'adam', 'sgd', not 'adm', did you mean 'adam'?"),
+        ({"optimizer.kind": "adm"}, "optimizer.kind is one of 'adam', 'adamw', 'sgd', not 'adm', did you mean 'adam'?"),
         ({"optimizer.lr": float("nan")}, "optimizer.lr"),
         ({"optimizer.momentum": 0.5}, "unknown key optimizer.momentum"),
         ({"model": {"features": [1, 2]}}, "model.kind is missing"),
@@ -57,6 +52,13 @@ def test_the_digest_changes_with_anything():
         ({"schedule.kind": "step"}, "milestones"),
         ({"steps.x": 1}, "steps is a single value"),
         ({"name": "../x"}, "name"),
+        ({"optimizer.betas": [0.9, 1.0]}, "optimizer.betas.1: Input should be less than 1"),
+        ({"optimizer.layer_lr": {"conv1": -1}}, "optimizer.layer_lr.conv1: Input should be greater than or equal to 0"),
+        ({"seed": 2**64}, "seed: Input should be less than"),
+        ({"model.features": [0, 4]}, "model.features.0: Input should be greater than or equal to 1"),
+        ({"model": {"kind": "residual", "blocks": 10**9}}, "model.blocks: Input should be less than or equal to 1000"),
+        ({"model": {"kind": "interpolation"}}, "model.kind is one of 'srcnn', 'residual', not 'interpolation'"),
+        ({"evaluation.benchmarks": []}, "evaluation.benchmarks"),
     ],
 )
 def test_what_is_wrong_is_said(change, words):
@@ -72,14 +74,10 @@ def test_an_override_has_a_key_and_a_value(text):
         parse_overrides([text])
 
 
-def test_numbers_are_read_as_they_look():
-    assert parse_overrides(["a=1e-4", "b=-1e5", "c=[1e-3, 2]", "d=1e", "e=x1e4"]) == {
-        "a": 1e-4,
-        "b": -1e5,
-        "c": [1e-3, 2],
-        "d": "1e",
-        "e": "x1e4",
-    }
+def test_an_override_is_given_once():
+    assert parse_overrides(["a=1e-4", "b=[1e-3, 2]"]) == {"a": 1e-4, "b": [1e-3, 2]}
+    with pytest.raises(RecipeError, match="steps is given twice"):
+        parse_overrides(["steps=3", " steps=4"])
 
 
 def test_a_missing_recipe_names_those_that_ship():
@@ -89,7 +87,7 @@ def test_a_missing_recipe_names_those_that_ship():
 
 def test_a_recipe_by_path(tmp_path):
     path = tmp_path / "own.yaml"
-    path.write_text("steps: 3\nmodel: {kind: interpolation}\n")
+    path.write_text("steps: 3\nmodel: {kind: srcnn}\n")
     assert load(str(path)).name == "own"
     path.write_text("[1, 2]")
     with pytest.raises(Exception, match="should be a mapping"):

@@ -1,0 +1,32 @@
+"""What would fail on a worker fails before."""
+
+import pytest
+
+from srcluster.errors import UserError
+from srcluster.recipe import recipe_from
+from srcluster.training.check import check_trainable
+
+MINIMAL = {"name": "mine", "steps": 10, "model": {"kind": "srcnn"}}
+
+
+def test_what_fits():
+    check_trainable(recipe_from(MINIMAL))
+    check_trainable(recipe_from(MINIMAL, {"objective": {"kind": "vgg", "layers": "relu3_3"}}))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"data.patch": 8}, "can't be trained on data.patch = 8, which is 2 of LR"),
+        ({"optimizer.layer_lr": {"conv9": 1e-3}}, "names no layer 'conv9' of this network; it has conv1, conv2"),
+        (
+            {"data.patch": 24, "objective": {"kind": "vgg", "layers": "relu5_1"}},
+            "relu5_1 of VGG16 need 16 x 16 pixels, and the network gives 8 x 8",
+        ),
+    ],
+)
+def test_what_does_not(change, words):
+    with pytest.raises(UserError) as error:
+        check_trainable(recipe_from(MINIMAL, change))
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
