@@ -19,7 +19,7 @@ from ray._private.runtime_env.packaging import create_package
 
 from srcluster import storage
 from srcluster.local import processes
-from srcluster.local.services import _ray_folder
+from srcluster.local.services import ray_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -145,7 +145,7 @@ def said(shell) -> Iterator[tuple[str, bytes]]:
     for name in storage.names(bucket):
         yield name, storage.read(storage.join(bucket, name))
     private = {"services.json", "ray_token", "identities.json"}
-    for folder in (_ray_folder(shell.cluster), shell.home):
+    for folder in (ray_folder(shell.cluster), shell.home):
         for path in folder.rglob("*"):
             # SeaweedFS' own log of its files, and its volumes, were read through S3.
             if path.is_file() and not path.is_symlink() and path.name not in private:
