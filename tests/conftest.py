@@ -20,7 +20,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from srcluster import local
+from srcluster import cli, local
 from srcluster.data import benchmarks
 
 TINY_SWEEP = {
@@ -181,6 +181,19 @@ def real_weights() -> Path:
     return folder
 
 
+@pytest.fixture
+def typed(monkeypatch, capsys) -> Callable[..., tuple[object, str]]:
+    """Runs the command `srcluster` with some words, in this process; gives its status, and what it printed."""
+
+    def run(*words: str) -> tuple[object, str]:
+        monkeypatch.setattr(sys, "argv", ["srcluster", *words])
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code, "".join(capsys.readouterr())
+
+    return run
+
+
 @dataclass(frozen=True)
 class Shell:
     """Runs verbs as a person does, in a folder with an embedded cluster of its own and a small benchmark, `pieces`."""
@@ -200,6 +213,8 @@ class Shell:
         return self._run(os.environ | self.cluster.environment() | own, verb, *arguments)
 
     def _run(self, environment: dict[str, str], verb: str, *arguments: str) -> subprocess.Popen:
+        # Of a driver that is killed, the next one knows sooner.
+        environment = environment | {"SRCLUSTER_LEASE_BEAT_S": "1"}
         command = [sys.executable, "-m", verb, *arguments]
         return subprocess.Popen(
             command, cwd=self.home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

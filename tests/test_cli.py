@@ -40,31 +40,18 @@ def test_the_readmes_verbs_are_the_verbs():
     assert set(re.findall(r"python -m srcluster\.(\w+)", readme)) == VERBS.keys()
 
 
-@pytest.fixture
-def srcluster(monkeypatch, capsys):
-    """Runs the command `srcluster` with some words; returns its status, and what it printed."""
-
-    def run(*words: str) -> tuple[object, str]:
-        monkeypatch.setattr(sys, "argv", ["srcluster", *words])
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code, "".join(capsys.readouterr())
-
-    return run
-
-
 @pytest.mark.parametrize("words", [(), ("--help",)])
-def test_the_verbs_are_listed(srcluster, words):
-    _, printed = srcluster(*words)
+def test_the_verbs_are_listed(typed, words):
+    _, printed = typed(*words)
     for verb, does in VERBS.items():
         assert re.search(rf"{verb} +{does[:20]}", printed), verb
 
 
-def test_a_verb_is_run_with_its_words_as_they_were_typed(srcluster):
-    assert srcluster("sweep", "sweeps/srcn.yaml", "steps=5", "--dry-run", "ema=0")[0] == 2
-    status, printed = srcluster("sweep", "sweeps/srcnn.yaml", "--dry-run", "steps=5", "--cpus", "2")
-    assert (status, "│ 5 " in printed) == (0, True)
-    assert "No such command 'swep'" in srcluster("swep")[1]
+def test_a_verb_is_run_with_its_words_as_they_were_typed(typed):
+    assert typed("sweep", "sweeps/srcn.yaml", "steps=5", "--dry-run", "ema=0")[0] == 2
+    status, printed = typed("sweep", "sweeps/srcnn.yaml", "--dry-run", "steps=5", "--cpus", "2")
+    assert (status, "│     5 " in printed) == (0, True)
+    assert "No such command 'swep'" in typed("swep")[1]
 
 
 def test_listing_the_verbs_imports_none_of_them():

@@ -52,13 +52,13 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         UserError: A benchmark, the store, MLflow or the cluster is not as it must be; there is nothing to resume; or
             another driver took the sweep over.
     """
-    # A pod that is deleted, or `ray job stop`: Tune knows Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     sweeps_url = results_url("sweeps")
     trials = [replace(trial, recipe=resolve_recipe(trial.recipe)) for trial in trials]
     recipe = trials[0].recipe
     measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
     url = storage.join(sweeps_url, _name(sweeps_url, plan, trials, resume, once))
+    # A pod that is deleted, or `ray job stop`: Tune knows Ctrl-C.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with Lease(url, functools.partial(print, flush=True)) as lease:
         return _run(file, plan, trials, address, url, measured, lease)
 

@@ -19,7 +19,8 @@ from srcluster import storage
 from srcluster.errors import UserError
 from srcluster.storage import ConflictError, StorageError
 
-_BEAT_S = 5.0
+_BEAT_S = float(os.environ.get("SRCLUSTER_LEASE_BEAT_S", "5"))
+"""Of both the holder and who waits; the tests shorten it."""
 _PATIENCE_S = 10.0
 _LOOKS = 6
 """Looks, a beat apart, after which a holder that was not seen to beat is taken for dead."""

@@ -1,7 +1,6 @@
 """Sweeps: what a file says, and a real one on the embedded cluster, stopped and continued in every way."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -31,9 +30,9 @@ def plan(tmp_path: Path, **content):
 
 
 @pytest.mark.parametrize("path", sorted(SWEEPS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_shipped_sweep_runs_dry(path):
-    command = [sys.executable, "-m", "srcluster.sweep", str(path), "--dry-run"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout
+def test_every_shipped_sweep_runs_dry(path, typed):
+    status, printed = typed("sweep", str(path), "--dry-run")
+    assert status == 0
     sweep = load_sweep(path)
     assert len(printed.splitlines()) == 4 + len(sweep.trials()) + bool(sweep.scheduler)
 
@@ -195,7 +194,7 @@ def test_asha_stops_the_worse_trials(shell):
     process.wait()
     printed = shell.finish(process := start(shell, "--resume", **halving))
     assert process.returncode == 0
-    assert "waiting until that ends, or was silent for 30 s" in printed
+    assert "waiting until that ends, or was silent for 6 s" in printed
     assert "4 trials to step 10, the best 2 to 20, the best 1 to 40 (50% of all their steps)" in printed
     trials = [run for name, run in runs_of("halved").items() if name not in ("", "bicubic")]
     assert {run.status for run in trials} == {"FINISHED"}
@@ -336,19 +335,19 @@ def _children(name: str) -> list[tracking.RunInfo]:
         ({"SRCLUSTER_STORAGE": ""}, "set SRCLUSTER_STORAGE to s3://bucket/prefix"),
     ],
 )
-def test_a_cluster_that_is_not_as_it_is_said(shell, variables, words):
-    command = [sys.executable, "-m", "srcluster.sweep", shell.write_sweep("tiny.yaml")]
-    environment = os.environ | shell.cluster.environment() | variables
+def test_a_cluster_that_is_not_as_it_is_said(shell, typed, monkeypatch, variables, words):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     began = time.monotonic()
-    ended = subprocess.run(command, cwd=shell.home, env=environment, capture_output=True, text=True, timeout=100)
-    assert ended.returncode == 2
-    assert words in ended.stderr
-    assert len(ended.stderr.strip().splitlines()) == 1
+    status, printed = typed("sweep", shell.write_sweep("tiny.yaml"), "--address", "auto")
+    assert status == 2
+    assert words in printed
+    assert len(printed.strip().splitlines()) == 1
     assert time.monotonic() - began < 60
 
 
 @pytest.mark.cluster
-def test_nothing_to_resume(shell):
-    process = start(shell, "--resume", name="never")
-    assert "no sweep of these trials to resume" in shell.finish(process)
-    assert process.returncode == 2
+def test_nothing_to_resume(shell, typed):
+    status, printed = typed("sweep", shell.write_sweep("tiny.yaml", name="never"), "--resume")
+    assert "no sweep of these trials to resume" in printed
+    assert status == 2
