@@ -77,7 +77,7 @@ def _run(
     slots = _slots(plan, len(trials))
     tracking.end_abandoned(plan.name)
     tags = {"srcluster.sweep": "true", **environment}
-    with tracking.Run.start(plan.name, name, key=name, tags=tags) as parent, tracking.alive(parent):
+    with tracking.Run.start(plan.name, name, key=name, tags=tags, url=url) as parent:
         parent.text(read_file(file), file.name)
         print(f"{name}: {ladder(plan, trials)} on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)

@@ -23,7 +23,6 @@ from srcluster.sweep import plots
 from srcluster.sweep.plan import Trial, planned_steps
 from srcluster.sweep.queue import TrialQueue
 from srcluster.sweep.results import JobResult, best_first, latest, over_seeds, ranked, scores_of
-from srcluster.tracking.outbox import Status
 from srcluster.train.run import publish
 from srcluster.training.evaluation import restore
 from srcluster.training.store import RunStore
@@ -131,6 +130,7 @@ def conclude(
     for place in (str(folder), url):
         storage.write(storage.join(place, "table.md"), f"{text}\n".encode())
     print(f"the table: {folder / 'table.md'} where this runs, and {storage.join(url, 'table.md')}", flush=True)
+    tracking.send_unsent(url)
     children = {child.key.rpartition("/")[2]: child for child in tracking.children(parent.id)}
     _close_runs(results, children, interrupted)
     parent.note(text)
@@ -161,16 +161,11 @@ def _close_runs(results: Iterable[JobResult], children: Mapping[str, tracking.Ru
     """Say of each run how its trial ended, where the trial's process could not: after ASHA, Ctrl-C or an accident."""
     for one in results:
         child = children.get(str(one.trial.index))
-        status: Status = "FAILED" if one.state == "failed" else "FINISHED" if one.ended else "KILLED"
+        status: tracking.Status = "FAILED" if one.state == "failed" else "FINISHED" if one.ended else "KILLED"
         # What waits at a rung as a sweep is interrupted may still go on.
         by_asha = one.state == "stopped" and not interrupted
         if child and (by_asha or child.status != status):
-            run = tracking.Run.attach(child.id)
-            if by_asha:
-                run.tag(stopped_by="asha")
-            if child.status != status:
-                run.end(status)
-            run.close()
+            tracking.close_run(child.id, status, **({"stopped_by": "asha"} if by_asha else {}))
 
 
 def _plot(

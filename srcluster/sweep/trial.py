@@ -30,8 +30,8 @@ def run_trial(config: dict[str, Any]) -> None:
     # A process may die after a job's end and before Tune hears of it.
     if not (result := store.result(stop_at_step)):
         params, tags = recipe.model_dump(mode="json"), environment_tags()
-        named = {"key": trial["key"], "parent": trial["parent"]}
-        run = Run.start(trial["experiment"], trial["label"], **named, params=params, tags=tags)
+        named = {"key": trial["key"], "parent": trial["parent"], "url": store.url}
+        run = Run.start(trial["experiment"], trial["label"], **named, params=params, tags=tags, required=False)
         try:
             result = _train(recipe, store, fleet, run, stop_at_step)
             run.end()
@@ -51,7 +51,7 @@ def _train(recipe: Recipe, store: RunStore, fleet: Fleet, run: Run, stop_at_step
         return train_run(recipe, run, store, _report, stop_at_step=stop_at_step)
     # This process is but the driver of the workers; when it is ended, Ray ends them.
     outcome = driver.fit(
-        *(recipe, store, fleet, run.id), lambda line, step, metrics: _report(step, metrics), stop_at_step=stop_at_step
+        *(recipe, store, fleet, run.spec), lambda line, step, metrics: _report(step, metrics), stop_at_step=stop_at_step
     )
     if error := outcome.get("error"):
         raise TrainError(error)

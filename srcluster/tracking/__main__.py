@@ -1,32 +1,26 @@
-"""`python -m srcluster.tracking SPOOL...`: send what runs had to leave in spool files."""
+"""`python -m srcluster.tracking [URL]`: send what runs had to leave in storage; their next driver does so by itself."""
 
-from pathlib import Path
+import os
+from typing import Annotated
 
-from mlflow import MlflowClient
+import typer
 
 from srcluster import cli
-from srcluster.tracking.delivery import deliver
-from srcluster.tracking.outbox import UndeliveredError, read_spool
-from srcluster.tracking.server import TrackingError, check
+from srcluster.tracking import TrackingError, check, send_unsent
 
 
-def replay(spool: list[Path]) -> None:
-    """Send the entries of spool files to MLFLOW_TRACKING_URI, and remove the files."""
-    uri = check()
-    client = MlflowClient(uri)
-    for path in spool:
-        try:
-            runs = read_spool(path.read_text().splitlines())
-        except (OSError, ValueError) as error:
-            raise TrackingError(f"{path} is not a spool file that can be read: {error}") from error
-        for run_id, entries in runs.items():
-            try:
-                deliver(client, run_id, entries)
-            except UndeliveredError as error:
-                raise TrackingError(f"{path} is kept: MLflow at {uri} is away ({error.reason})") from error
-        path.unlink()
-        print(f"{path}: {sum(map(len, runs.values()))} entries of {len(runs)} run(s) sent to {uri}")
+def send(
+    url: Annotated[
+        str, typer.Argument(help="Of a run or a sweep; by default SRCLUSTER_STORAGE, with all of them.")
+    ] = "",
+) -> None:
+    """Send to MLFLOW_TRACKING_URI what runs logged while it was away."""
+    url, uri = url or os.environ.get("SRCLUSTER_STORAGE", ""), check()
+    if not url:
+        raise TrackingError("give the URL of a run, or set SRCLUSTER_STORAGE")
+    for key, arrived in send_unsent(url).items():
+        print(f"{key}: {'sent to' if arrived else 'not all of it has arrived at'} {uri}")
 
 
 if __name__ == "__main__":
-    cli.run(replay)
+    cli.run(send)

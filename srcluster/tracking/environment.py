@@ -8,8 +8,6 @@ from pathlib import Path
 
 from srcluster.revision import commit
 
-__all__ = ["environment_tags"]
-
 
 def environment_tags() -> dict[str, str]:
     """Words about this process for a run's tags; what is not known is left out."""

@@ -1,14 +1,14 @@
 """Models that MLflow keeps: the file `model.safetensors` of a run."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
-from srcluster.tracking.server import PATIENCE_S, TrackingError, address, patiently, reason
-
-__all__ = ["download_model"]
+from srcluster.tracking.server import TrackingError, address, patiently, reason
 
 _RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})")
 _REGISTERED = re.compile(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))")
@@ -44,18 +44,18 @@ def _run_of(client: MlflowClient, name: str) -> str:
         raise TrackingError(f"{name} is no model's name: write models:/name/version, models:/name@alias or a run's id")
     model, version, alias = parts.groups()
 
-    def ask():
+    def ask() -> ModelVersion:
         return client.get_model_version_by_alias(model, alias) if alias else client.get_model_version(model, version)
 
-    run_id = patiently(ask, PATIENCE_S).run_id
+    run_id = patiently(ask).run_id
     if not run_id:
         raise TrackingError(f"{name} was registered without a run: name the file itself")
     return run_id
 
 
-def _named(client: MlflowClient, run_id: str, folder: str):
+def _named(client: MlflowClient, run_id: str, folder: str) -> Iterator[str]:
     """Paths of the run's artifacts with this name, those of outer folders first."""
-    entries = patiently(lambda: client.list_artifacts(run_id, folder or None), PATIENCE_S)
+    entries = patiently(lambda: client.list_artifacts(run_id, folder or None))
     yield from (entry.path for entry in entries if entry.path.rpartition("/")[2] == FILE)
     for entry in entries:
         if entry.is_dir:

@@ -1,124 +1,77 @@
-"""What a run logs, on its way to a tracking server that may be away.
+"""What a run logs, on its way to a server that may be away.
 
-A training must neither wait for the server nor lose what it measured. So entries are put into a buffer, which
-one daemon thread empties; while the server is away they stay in the buffer, and what could not be sent by the
-end goes to a spool file for later. This module knows no server: `deliver` is the door to it.
+Entries are put into memory, and one thread sends them. While the server is away they stay there; with each checkpoint,
+at the end, and where they grow too many, they are written to files in storage: `000001-5f0c3a9e.jsonl` and so on, the
+run's spec in the first line. Whoever opens the outbox of that URL next sends these first. So a process that is killed
+loses only what it logged since its last checkpoint, and logs that again when it goes on from there.
 """
 
 import atexit
-import base64
 import json
 import logging
-import os
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Literal
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
-__all__ = ["Artifact", "Dataset", "End", "Entry", "Outbox", "Point", "Status", "Tag", "UndeliveredError", "read_spool"]
-
-Status = Literal["FINISHED", "FAILED", "KILLED"]
-
-FLUSH_S = 2.0
-"""Seconds between two deliveries while the server answers."""
-
-LONGEST_PAUSE_S = 15.0
-"""Seconds between two attempts, at most, while it does not."""
-
-BATCH = 1000
-"""Entries that are not kept waiting for the next flush."""
-
-BUFFER_BYTES = 256 << 20
-"""What a run keeps in memory for an absent server (about a million points); beyond it, it writes a spool file."""
+from srcluster import storage
+from srcluster.storage import StorageError
+from srcluster.tracking.entries import ALIVE_TAG, Artifact, Entry, Tag, from_line, to_line
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Point:
-    """One value of a metric."""
+class Pace:
+    """How often an outbox does what, and how much it keeps in memory."""
 
-    key: str
-    value: float
-    step: int
-    time_ms: int
-
-
-@dataclass(frozen=True)
-class Tag:
-    """A word about the run; the last value of a key counts."""
-
-    key: str
-    value: str
+    flush_s: float = 2.0
+    """Between two deliveries while the server answers."""
+    retry_s: float = 15.0
+    """Between two attempts, at most, while it does not."""
+    beat_s: float = 60.0
+    """Between two signs of life."""
+    memory_bytes: int = 64 << 20
+    """Kept in memory; what is more goes to storage."""
 
 
-@dataclass(frozen=True)
-class Artifact:
-    """A file of the run: its path inside the run and its bytes."""
-
-    path: str
-    content: bytes
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set that the run read: what it is called, where it lies, which version, and what it was for."""
-
-    name: str
-    source: str
-    digest: str
-    context: str
-
-
-@dataclass(frozen=True)
-class End:
-    """The end of the run."""
-
-    status: Status
-    time_ms: int
-
-
-Entry = Point | Tag | Artifact | Dataset | End
-
-
-class UndeliveredError(Exception):
-    """The server is away.
-
-    Args:
-        entries: what it did not get, in order.
-        reason: what became of the attempt, in a few words.
-    """
-
-    def __init__(self, entries: Sequence[Entry], reason: str):
-        super().__init__(reason)
-        self.entries = entries
-        self.reason = reason
+PACE = Pace()
 
 
 class Outbox:
     """The entries of one run that have not arrived yet.
 
     Args:
-        run_id: the run they belong to.
-        server: what the server is called in the log.
-        deliver: sends entries; raises `UndeliveredError` with what has to be tried again. Entries may be sent twice,
-            when an attempt arrived and its answer did not, so that receiving one twice must do no harm.
+        spec: What says which run it is, for whoever sends these entries later.
+        url: Where unsent entries are kept; without one, what can't be sent by the end is lost, with a count.
+        send: Sends entries, `late` where they come from storage; returns what has to be sent again, and why. Entries
+            may be sent twice, where an attempt arrived and its answer did not.
+        beats: Whether to send signs of life.
+        pace: How often.
     """
 
-    def __init__(self, run_id: str, server: str, deliver: Callable[[Sequence[Entry]], None]):
-        self._run_id = run_id
-        self._server = server
-        self._deliver = deliver
-        folder = os.environ.get("SRCLUSTER_SPOOL") or ".srcluster/spool"
-        self._spool = Path(folder).absolute() / f"{run_id}.jsonl"
+    def __init__(
+        self,
+        spec: Mapping[str, Any],
+        url: str,
+        send: Callable[[Sequence[Entry], bool], tuple[list[Entry], str]],
+        *,
+        beats: bool = False,
+        pace: Pace = PACE,
+    ):
+        self._spec, self._url, self._send, self._pace = spec, url, send, pace
+        self._name = spec.get("key", "")
+        self._writer = uuid.uuid4().hex[:8]
         self._pending: list[Entry] = []
-        self._bytes = 0
-        self._lock = threading.Lock()
+        self._stored = bool(url)  # There may be something of an earlier process.
+        self._away = ""
+        self._next_beat_s = 0.0 if beats else float("inf")
+        self._closing = self._abandoned = False
+        self._lock, self._turn = threading.Lock(), threading.Lock()
         self._wake = threading.Event()
-        self._closing = False
-        self._abandoned = False
-        self._thread = threading.Thread(target=self._work, name=f"outbox-{run_id}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"outbox-{self._name}", daemon=True)
         self._thread.start()
         # A process that ends by an exception, and forgets its runs, still sends what it knows.
         atexit.register(self.close, timeout_s=5)
@@ -128,31 +81,38 @@ class Outbox:
         with self._lock:
             if self._closing:
                 raise RuntimeError("the run has ended: nothing can be logged to it any more")
-            before = len(self._pending)
             self._pending.extend(entries)
-            self._bytes += sum(map(_size, entries))
-        if before < BATCH <= before + len(entries):
-            self._wake.set()
 
     @property
     def closed(self) -> bool:
         return self._closing
 
     def flush(self) -> None:
-        """Deliver now rather than after `FLUSH_S`; does not wait for it."""
+        """Send now rather than in a few seconds; does not wait for it."""
         self._wake.set()
 
-    def close(self, timeout_s: float) -> Path | None:
-        """Send what is left; nothing can be put afterwards.
+    def save(self) -> None:
+        """Return once all that this process put, and others of the run stored, is with the server or in storage."""
+        with self._turn:
+            self._stored = bool(self._url)
+            if not self._away:
+                self._attempt()
+            self._store()
+
+    def close(self, timeout_s: float) -> bool:
+        """Send what is left, or keep it in storage; nothing can be put afterwards.
 
         Args:
-            timeout_s: how long to wait for a server that is away.
+            timeout_s: How long to wait for a server that is away.
 
         Returns:
-            The spool file, if one holds entries that were not sent.
+            Whether the server has everything.
         """
         with self._lock:
+            if self._closing:
+                return not self._stored
             self._closing = True
+            self._stored = bool(self._url)  # Of processes of the run that ended before this one.
         self._wake.set()
         atexit.unregister(self.close)
         try:
@@ -160,88 +120,104 @@ class Outbox:
         finally:  # A second Ctrl-C ends the waiting and loses nothing.
             with self._lock:
                 self._abandoned = True
-            self._spill()
-        return self._spool if self._spool.exists() else None
+            self._store(patience_s=10)
+            if self._stored:
+                _log.warning(
+                    "MLflow did not answer in time; what run %s logged is kept in %s: the next driver of this run "
+                    "sends it, or `python -m srcluster.tracking %s`",
+                    *(self._name, self._url, self._url),
+                )
+        return not self._stored
 
     def _work(self) -> None:
-        pause_s, away = FLUSH_S, False
-        while not (self._abandoned or (self._closing and not self._pending)):
+        pause_s = self._pace.flush_s
+        while not (self._abandoned or (self._closing and not self._stored and not self._pending)):
             self._wake.wait(min(pause_s, 1.0) if self._closing else pause_s)
             self._wake.clear()
-            with self._lock:
-                # They stay in the buffer until they have arrived: close() may have to spool them meanwhile.
-                entries = list(self._pending)
-            if not entries:
-                continue
-            reason = ""
-            try:
-                self._deliver(entries)
-                left: Sequence[Entry] = ()
-            except UndeliveredError as error:
-                left, reason = error.entries, error.reason
-            sent_bytes = sum(map(_size, entries)) - sum(map(_size, left))
-            with self._lock:
-                if self._abandoned:
-                    return
-                self._pending[: len(entries)] = left
-                self._bytes -= sent_bytes
-            if not reason:
-                if away:
-                    _log.info("%s is back; what run %s logged meanwhile has arrived", self._server, self._run_id)
-                pause_s, away = FLUSH_S, False
-                continue
-            if not away:
-                _log.warning("%s is away (%s); what run %s logs is kept", self._server, reason, self._run_id)
-            pause_s, away = min(2 * pause_s, LONGEST_PAUSE_S) if away else 1.0, True
-            if self._bytes > BUFFER_BYTES:
-                self._spill()
+            with self._turn:
+                self._attempt()
+            pause_s = min(2 * pause_s, self._pace.retry_s) if self._away else self._pace.flush_s
 
-    def _spill(self) -> None:
-        """Move the buffer into the spool file."""
+    def _attempt(self) -> None:
+        """Send what is in storage, and then what is in memory."""
         with self._lock:
-            entries, self._pending, self._bytes = self._pending, [], 0
+            # They stay in memory until they have arrived: `close` may have to store them meanwhile.
+            entries = list(self._pending)
+        beat = []
+        if time.monotonic() >= self._next_beat_s:
+            self._next_beat_s = time.monotonic() + self._pace.beat_s
+            beat = [Tag(ALIVE_TAG, str(int(time.time())))]
+        left, away = entries, self._send_stored() if self._stored else ""
+        if not away:
+            left, away = self._send([*entries, *beat], False) if entries or beat else ([], "")
+        with self._lock:
+            if self._abandoned:
+                return
+            self._pending[: len(entries)] = [entry for entry in left if entry not in beat]
+            full = sum(map(_size, self._pending)) > self._pace.memory_bytes
+        if away and not self._away:
+            _log.warning("MLflow is away (%s); what run %s logs is kept", away, self._name)
+        elif self._away and not away:
+            _log.info("MLflow is back; what run %s logged meanwhile has arrived", self._name)
+        self._away = away
+        if away and full:
+            self._store()
+
+    def _send_stored(self) -> str:
+        """Send and remove the files in storage; why, where that can't be."""
+        try:
+            for name in storage.names(self._url):
+                file = storage.join(self._url, name)
+                try:
+                    entries = read_entries(file)
+                except StorageError:
+                    if storage.exists(file):
+                        raise
+                    continue  # Another process of the run has sent it.
+                except (ValueError, KeyError, TypeError) as error:
+                    _log.error("%s can't be understood, and is left as it is: %s", file, error)
+                    continue
+                _, away = self._send(entries, True)
+                if away:
+                    return away
+                storage.delete(file)
+        except StorageError as error:
+            return str(error)
+        self._stored = False
+        return ""
+
+    def _store(self, patience_s: float = storage.PATIENCE_S) -> None:
+        """Move what is in memory to storage."""
+        with self._lock:
+            entries, self._pending = self._pending, []
         if not entries:
             return
         try:
-            self._spool.parent.mkdir(parents=True, exist_ok=True)
-            with self._spool.open("a") as file:
-                file.writelines(_to_line(self._run_id, entry) for entry in entries)
-        except OSError as error:
-            _log.error("%d entries of run %s are lost: %s", len(entries), self._run_id, error)
-            return
-        _log.warning(
-            "%s did not answer in time; %d entries of run %s are in %s: send them with "
-            "`python -m srcluster.tracking %s`",
-            *(self._server, len(entries), self._run_id, self._spool, self._spool),
-        )
+            if not self._url:
+                raise StorageError("it has no place in storage")
+            numbers = (int(name.partition("-")[0]) for name in storage.names(self._url, patience_s=patience_s))
+            file = storage.join(self._url, f"{max(numbers, default=0) + 1:06d}-{self._writer}.jsonl")
+            lines = [json.dumps(self._spec) + "\n", *map(to_line, entries)]
+            storage.write(file, "".join(lines).encode(), patience_s=patience_s)
+            self._stored = True
+        except StorageError as error:
+            if self._closing or sum(map(_size, entries)) > 4 * self._pace.memory_bytes:
+                _log.error("%d entries of run %s are lost: %s; %s", len(entries), self._name, self._away, error)
+                return
+            with self._lock:
+                self._pending = entries + self._pending
 
 
-def read_spool(lines: Iterable[str]) -> dict[str, list[Entry]]:
-    """The entries of a spool file, by run id.
-
-    Raises:
-        ValueError: a line that no outbox wrote.
-    """
-    entries: dict[str, list[Entry]] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            run_id, kind, fields = json.loads(line)
-            if kind == Artifact.__name__:
-                fields["content"] = base64.b64decode(fields["content"])
-            entry = {cls.__name__: cls for cls in (Point, Tag, Artifact, Dataset, End)}[kind](**fields)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"line {number} is not an entry of a run") from error
-        entries.setdefault(run_id, []).append(entry)
-    return entries
-
-
-def _to_line(run_id: str, entry: Entry) -> str:
-    fields = asdict(entry)
-    if isinstance(entry, Artifact):
-        fields["content"] = base64.b64encode(entry.content).decode()
-    return json.dumps([run_id, type(entry).__name__, fields]) + "\n"
+def read_entries(file: str) -> list[Entry]:
+    _, *lines = storage.read(file).decode().splitlines()
+    return list(map(from_line, lines))
 
 
 def _size(entry: Entry) -> int:
     """Bytes of memory, roughly."""
-    return len(entry.content) if isinstance(entry, Artifact) else 256
+    match entry:
+        case Artifact(_, content):
+            return len(content)
+        case Tag(_, value):
+            return 256 + len(value)
+    return 256

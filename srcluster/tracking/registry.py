@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 from mlflow import MlflowClient, entities
 
-from srcluster.tracking.family import quoted
 from srcluster.tracking.names import metric_name
-from srcluster.tracking.server import PATIENCE_S, address, patiently
+from srcluster.tracking.runs import quoted
+from srcluster.tracking.server import address, patiently
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import nn
-
-__all__ = ["register"]
 
 
 def register(
@@ -59,7 +57,9 @@ def register(
         if found := client.search_model_versions(of_run, max_results=1):
             return f"models:/{name}/{found[0].version}"
         run = client.get_run(run_id)
-        digests = {given.dataset.name: given.dataset.digest for given in run.inputs.dataset_inputs}
+        digests = {
+            given.dataset.name: given.dataset.digest for given in (run.inputs.dataset_inputs if run.inputs else ())
+        }
         client.log_artifact(run_id, str(weights))
         model = client.create_logged_model(run.info.experiment_id, name, run_id)
         with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +80,7 @@ def register(
         made = client.create_model_version(name, source, run_id, model_id=model.model_id, await_creation_for=0)
         return f"models:/{name}/{made.version}"
 
-    return patiently(put, PATIENCE_S)
+    return patiently(put)
 
 
 def _save(folder: Path, network: "nn.Module", example: "np.ndarray", run_id: str, model_id: str) -> None:

@@ -1,52 +1,69 @@
 """A run in MLflow, seen from the process that logs to it."""
 
+import functools
 import io
+import json
 import posixpath
 import re
+import threading
 import time
 import uuid
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from mlflow import MlflowClient, entities
+from mlflow.exceptions import MlflowException
 
-from srcluster.recipe import NEUTRAL, flatten
-from srcluster.tracking.delivery import deliver
-from srcluster.tracking.family import KEY_TAG, PARENT_TAG, quoted, run_tags
+from srcluster import storage
+from srcluster.recipe import flatten
+from srcluster.tracking.entries import Artifact, Dataset, End, Entry, Point, Status, Tag, deliver
 from srcluster.tracking.names import metric_name
-from srcluster.tracking.outbox import Artifact, Dataset, End, Outbox, Point, Status, Tag
-from srcluster.tracking.server import PATIENCE_S, TrackingError, address, patiently
+from srcluster.tracking.outbox import PACE, Outbox, Pace
+from srcluster.tracking.runs import ERROR_TAG, RunSpec
+from srcluster.tracking.server import PATIENCE_S, AwayError, address, patiently, reason
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["Run", "status"]
-
-ERROR_TAG = "srcluster.error"
-"""Why the run failed."""
+_UNSENT = re.compile(r"(^|/)unsent/[^/]+\.jsonl$")
 
 
 class Run:
     """One run in MLflow. Made by `Run.start` or `Run.attach`.
 
-    What is logged is sent by a thread of its own, in order, a few seconds later. While the server is away it is
-    kept in memory: 256 MiB of it, and what is more in a spool file in SRCLUSTER_SPOOL (or ./.srcluster/spool). So
-    only `start`, `attach`, `end` and `close` wait for the server. As a context manager it ends the run, unless that
-    was done inside: FINISHED, FAILED after an exception, KILLED after Ctrl-C.
+    What is logged is sent by a thread of its own, in order, a few seconds later, and kept while the server is away: see
+    `Outbox`. Only `start`, `id`, `end` and `close` wait for the server. As a context manager it ends the run, unless
+    that was done inside: FINISHED, FAILED after an exception, KILLED after Ctrl-C.
 
     Attributes:
-        id: MLflow's id of the run, for `Run.attach` in another process.
-        experiment_id: MLflow's id of its experiment.
+        spec: Which run it is, for `Run.attach` in another process.
     """
 
-    def __init__(self, client: MlflowClient, run: entities.Run):
-        self.id: str = run.info.run_id
-        self.experiment_id: str = run.info.experiment_id
-        # The last point of each metric in an earlier life of this run. `data.metrics` would not tell the steps.
-        self._logged = {metric.key: (metric.step, metric.value) for metric in run.data._metric_objs}
-        server = f"MLflow at {client.tracking_uri}"
-        self._outbox = Outbox(self.id, server, lambda entries: deliver(client, self.id, entries))
+    def __init__(
+        self,
+        spec: RunSpec,
+        url: str,
+        begin: Callable[[MlflowClient], entities.Run],
+        *,
+        timeout_s: float = 0,
+        required: bool = False,
+        beats: bool = False,
+        pace: Pace = PACE,
+    ):
+        self.spec = spec
+        self._client, self._begin = MlflowClient(address()), begin
+        self._info: entities.RunInfo | None = None
+        self._lock = threading.Lock()
+        self._last: dict[str, tuple[int, float]] | None = None
+        """Step and value of each metric's last point; None where MLflow is to be asked."""
+        try:
+            patiently(self._connect, timeout_s if required else 0)
+        except AwayError:
+            if required:
+                raise
+        unsent = storage.join(url, "unsent") if url else ""
+        self._outbox = Outbox(asdict(spec), unsent, self._send, beats=beats, pace=pace)
 
     @classmethod
     def start(
@@ -55,58 +72,62 @@ class Run:
         name: str,
         *,
         key: str,
-        parent: str | None = None,
+        parent: str = "",
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
+        url: str = "",
         timeout_s: float = PATIENCE_S,
+        required: bool = True,
+        pace: Pace = PACE,
     ) -> "Run":
-        """Begin a run, or continue the one that was begun with the same key.
+        """Begin a run, or continue the one that was begun with the same key; until it ends, it gives signs of life.
 
         Args:
-            experiment: name of the experiment, created where it does not exist.
-            name: what the run is called in MLflow.
-            key: what makes it this run and no other, within the experiment: a restarted trial has the same key.
-            parent: id of the run it belongs to.
-            params: what was chosen, nested as it likes: see `recipe.flatten`.
-            tags: words about the run.
-            timeout_s: how long a server that is away is waited for.
+            experiment: Name of the experiment, created where it does not exist.
+            name: What the run is called in MLflow.
+            key: What makes it this run and no other, within the experiment: a restarted trial has the same key.
+            parent: Id of the run it belongs to.
+            params: What was chosen, nested as it likes: see `recipe.flatten`.
+            tags: Words about the run.
+            url: Where the run keeps its files: what can't be sent is kept there, in `unsent/`, and sent by the next
+                process that opens the run.
+            timeout_s: How long a server that is away is waited for.
+            required: If not, the run goes on without a server that is away, and begins when that is back.
+            pace: Of its outbox.
 
         Raises:
-            TrackingError: the server does not answer in time, refuses, or the run has other parameters.
+            TrackingError: The server does not answer in time, refuses, or the run has other parameters.
         """
-        client = MlflowClient(address())
-        words = {KEY_TAG: key, **({PARENT_TAG: parent} if parent else {}), **(tags or {})}
-        flat = {metric_name(key): value for key, value in flatten(params or {}).items()}
-
-        def begin() -> entities.Run:
-            experiment_id = _experiment_id(client, experiment)
-            run = _found(client, experiment_id, key) or client.create_run(experiment_id, tags=words, run_name=name)
-            known = run.data.params
-            changed = sorted(k for k in flat.keys() & known.keys() - NEUTRAL if flat[k] != known[k])
-            if changed:
-                first = changed[0]
-                raise TrackingError(
-                    f"run {name!r} of experiment {experiment!r} was begun with {first} = {known[first]}, and now "
-                    f"has {flat[first]}: use another name, or delete that run in MLflow"
-                )
-            new = [entities.Param(k, flat[k]) for k in flat.keys() - known.keys()]
-            client.log_batch(run.info.run_id, params=new, tags=run_tags(words), synchronous=True)
-            if ERROR_TAG in run.data.tags:
-                client.delete_tag(run.info.run_id, ERROR_TAG)
-            client.update_run(run.info.run_id, status="RUNNING")
-            return run
-
-        return cls(client, patiently(begin, timeout_s))
+        # MLflow cuts longer values.
+        flat = {metric_name(key): value[:6000] for key, value in flatten(params or {}).items()}
+        spec = RunSpec(experiment, key, name, parent, flat, dict(tags or {}))
+        begin = functools.partial(spec.begin, reopen=True)
+        return cls(spec, url, begin, timeout_s=timeout_s, required=required, beats=True, pace=pace)
 
     @classmethod
-    def attach(cls, run_id: str, *, timeout_s: float = PATIENCE_S) -> "Run":
-        """Log to a run that another process has started.
+    def attach(cls, spec: RunSpec, url: str = "", *, pace: Pace = PACE) -> "Run":
+        """Log to a run that another process has started, or will once the server is back."""
+
+        def find(client: MlflowClient) -> entities.Run:
+            if run := spec.find(client):
+                return run
+            raise MlflowException(f"there is no run {spec.key} of experiment {spec.experiment!r} yet")
+
+        return cls(spec, url, find, pace=pace)
+
+    @property
+    def id(self) -> str:
+        """MLflow's id of the run; waits for the server where it has not begun.
 
         Raises:
-            TrackingError: the server does not answer in time, or has no such run.
+            TrackingError: The server does not answer in time, or refuses.
         """
-        client = MlflowClient(address())
-        return cls(client, patiently(lambda: client.get_run(run_id), timeout_s))
+        return self._begun().run_id
+
+    @property
+    def experiment_id(self) -> str:
+        """MLflow's id of the run's experiment; waits as `id`."""
+        return self._begun().experiment_id
 
     def log(self, metrics: Mapping[str, float], step: int, *, replace: bool = False) -> None:
         """Log values at a step; does not wait for the server.
@@ -115,14 +136,13 @@ class Run:
         they are, so that no step has two points. NaN is kept as NaN; infinities as the largest doubles.
 
         Args:
-            metrics: values by name.
-            step: the training step they belong to.
-            replace: whether they are results, of which MLflow is to show these where an earlier life of the run had
+            metrics: Values by name.
+            step: The training step they belong to.
+            replace: Whether they are results, of which MLflow is to show these where an earlier life of the run had
                 others at this step.
         """
         now_ms = _now_ms()
-        points = (Point(metric_name(key), float(value), step, now_ms) for key, value in metrics.items())
-        self._outbox.put(*(point for point in points if self._is_new(point, replace)))
+        self._outbox.put(*(Point(metric_name(k), float(v), step, now_ms, replace) for k, v in metrics.items()))
 
     def tag(self, **tags: str) -> None:
         """Set words about the run; `tag(**{"a.b": "c"})` where the key is no identifier."""
@@ -158,7 +178,7 @@ class Run:
         its page of charts.
         """
         # The names by which MLflow's page of charts knows such a picture, and its preview.
-        stem = f"images/{name.replace('/', '~')}+step+{step}+timestamp+{_now_ms()}+{uuid.uuid4()}"
+        stem = f"images/{metric_name(name).replace('/', '~')}+step+{step}+timestamp+{_now_ms()}+{uuid.uuid4()}"
         preview = picture.copy()
         preview.thumbnail((256, 256))
         self.image(picture, f"{stem}.png")
@@ -177,25 +197,26 @@ class Run:
         """
         self._outbox.flush()
 
-    def end(self, status: Status = "FINISHED", *, timeout_s: float = 60) -> Path | None:
-        """End the run and send what is left.
+    def save(self) -> None:
+        """Make sure that what was logged outlives this process: return once MLflow or the storage has it."""
+        self._outbox.save()
+
+    def end(self, status: Status = "FINISHED", *, timeout_s: float = 60) -> bool:
+        """End the run and send what is left; whether all of it arrived.
 
         Args:
-            status: how it ended.
-            timeout_s: how long a server that is away is waited for.
-
-        Returns:
-            None, or the spool file with what the server did not get; a warning in the log says how to send it.
+            status: How it ended.
+            timeout_s: How long a server that is away is waited for; what it does not get then is kept in storage.
         """
         self._outbox.put(End(status, _now_ms()))
         return self.close(timeout_s=timeout_s)
 
-    def fail(self, reason: str) -> Path | None:
+    def fail(self, reason: str) -> bool:
         """End the run as FAILED, and say why in a tag, which is there until the run is continued; as `end`."""
         self.tag(**{ERROR_TAG: reason})
         return self.end("FAILED")
 
-    def close(self, *, timeout_s: float = 60) -> Path | None:
+    def close(self, *, timeout_s: float = 60) -> bool:
         """Send what is left and leave the run as it is, for the process that started it to end; as `end`."""
         return self._outbox.close(timeout_s)
 
@@ -216,40 +237,62 @@ class Run:
         if path == "." or posixpath.normpath(path) != path or path.startswith(("/", "..")):
             raise ValueError(f"not a path inside a run: {path!r}")
         # MLflow puts the path into a URL as it is: the rest of the name would be lost.
-        self._outbox.put(Artifact(re.sub("[?#%]", "_", path), content))
+        self._outbox.put(Artifact(re.sub(r"[?#%\\\x00-\x1f\x7f\ud800-\udfff]", "_", path), content))
 
-    def _is_new(self, point: Point, replace: bool) -> bool:
-        last = self._logged.get(point.key)
-        return last is None or point.step > last[0] or (replace and point.step == last[0] and point.value != last[1])
+    def _begun(self) -> entities.RunInfo:
+        if self._info is None:
+            patiently(self._connect)
+        assert self._info
+        return self._info
+
+    def _connect(self) -> None:
+        """Find or begin the run, and ask what it has."""
+        with self._lock:
+            if self._info is None:
+                run = self._begin(self._client)
+                self._info = run.info
+            else:
+                run = self._client.get_run(self._info.run_id)
+            # `data.metrics` would not tell the steps.
+            self._last = {metric.key: (metric.step, metric.value) for metric in run.data._metric_objs}
+
+    def _send(self, entries: Sequence[Entry], late: bool) -> tuple[list[Entry], str]:
+        """Deliver what MLflow does not have; returns what is left, and why."""
+        try:
+            if late or self._last is None:
+                self._connect()
+        except Exception as error:  # Also what MLflow refuses: the run may be restored.
+            return list(entries), reason(error)
+        assert self._last is not None
+        last, new = dict(self._last), []
+        for entry in entries:
+            if isinstance(entry, Point):
+                step, value = last.get(entry.key, (-1, 0.0))
+                if entry.step < step or (entry.step == step and not (entry.result and entry.value != value)):
+                    continue
+                last[entry.key] = entry.step, entry.value
+            new.append(entry)
+        left, away = deliver(self._client, self.id, new, late=late)
+        self._last = None if away else last
+        return left, away
 
 
-def status(experiment: str, key: str) -> str:
-    """RUNNING, FINISHED, FAILED or KILLED, of the run that was begun with this key; empty where there is none.
+def send_unsent(url: str, *, timeout_s: float = PATIENCE_S) -> dict[str, bool]:
+    """Send what runs below a URL had to leave in storage, up to the first of which not all arrives in time.
 
-    Raises:
-        TrackingError: the server does not answer in time, or refuses.
+    Returns:
+        By the runs' keys, whether all of it arrived.
     """
-    client = MlflowClient(address())
-
-    def ask() -> str:
-        place = client.get_experiment_by_name(experiment)
-        run = _found(client, place.experiment_id, key) if place else None
-        return run.info.status if run else ""
-
-    return patiently(ask, PATIENCE_S)
-
-
-def _found(client: MlflowClient, experiment_id: str, key: str) -> entities.Run | None:
-    return next(iter(client.search_runs([experiment_id], f"tags.`{KEY_TAG}` = {quoted(key)}", max_results=1)), None)
-
-
-def _experiment_id(client: MlflowClient, name: str) -> str:
-    experiment = client.get_experiment_by_name(name)
-    if experiment is None:
-        return client.create_experiment(name)
-    if experiment.lifecycle_stage != "active":
-        raise TrackingError(f"experiment {name!r} is deleted in MLflow: restore it, or use another name")
-    return experiment.experiment_id
+    files = {name.rpartition("unsent/")[0]: name for name in storage.names(url) if _UNSENT.search(name)}
+    sent: dict[str, bool] = {}
+    for folder, file in files.items():
+        header, _, _ = storage.read(storage.join(url, file)).partition(b"\n")
+        spec = RunSpec(**json.loads(header))
+        run = Run(spec, storage.join(url, folder), functools.partial(spec.begin, reopen=False))
+        sent[spec.key] = run.close(timeout_s=timeout_s)
+        if not sent[spec.key]:
+            break
+    return sent
 
 
 def _encoded(picture: "Image", kind: str) -> bytes:

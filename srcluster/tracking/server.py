@@ -8,22 +8,12 @@ from textwrap import shorten
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from mlflow import MlflowClient, environment_variables
+from mlflow import environment_variables
 from mlflow.exceptions import MlflowException, RestException
 from mlflow.utils.credentials import get_default_host_creds
-from mlflow.utils.rest_utils import http_request
+from mlflow.utils.rest_utils import http_request, verify_rest_response
 
 from srcluster.errors import UserError
-
-__all__ = [
-    "PATIENCE_S",
-    "TrackingError",
-    "address",
-    "check",
-    "is_refusal",
-    "patiently",
-    "reason",
-]
 
 PATIENCE_S = 120
 """How long a server that is away is waited for where there is nothing to do without it."""
@@ -43,34 +33,41 @@ class TrackingError(UserError):
     """MLflow is absent, is not set up, or holds something else than this run."""
 
 
+class AwayError(TrackingError):
+    """MLflow does not answer now."""
+
+
 def check(uri: str | None = None, *, timeout_s: float = 5) -> str:
-    """Make sure that an MLflow server answers.
+    """Make sure that an MLflow server answers, and lets this host and this user in.
 
     Args:
-        uri: its address; without one, what MLFLOW_TRACKING_URI says.
-        timeout_s: how long it may take to answer.
+        uri: Its address; without one, what MLFLOW_TRACKING_URI says.
+        timeout_s: How long it may take to answer.
 
     Returns:
         The address.
 
     Raises:
-        TrackingError: there is no address, nothing answers there, or it is no MLflow server for us.
+        TrackingError: There is no address, nothing answers there, or it is no MLflow server for us.
     """
     uri = address(uri)
+    # What MLflow's client asks, but for its patience. Not every server that it works with knows /health.
+    endpoint = "/api/2.0/mlflow/experiments/search"
     try:
         answer = http_request(
-            get_default_host_creds(uri), "/health", "GET", timeout=timeout_s, max_retries=0, raise_on_status=False
+            *(get_default_host_creds(uri), endpoint, "POST"),
+            json={"max_results": 1},
+            timeout=timeout_s,
+            max_retries=0,
+            raise_on_status=False,
         )
+        verify_rest_response(answer, endpoint)
     except MlflowException as error:
+        if is_refusal(error) or error.get_http_status_code() in (401, 403):
+            raise _explained(error, uri) from error
         raise TrackingError(
             f"no MLflow server answers at {uri} ({reason(error)}): start it, or correct MLFLOW_TRACKING_URI"
         ) from error
-    if answer.text != "OK":
-        raise TrackingError(
-            f"{uri} is not an MLflow server (its /health answers {answer.status_code}): correct MLFLOW_TRACKING_URI"
-        )
-    # /health is open to everyone: only a real request tells whether this host and this user are let in.
-    patiently(lambda: MlflowClient(uri).search_experiments(max_results=1), timeout_s, uri)
     return uri
 
 
@@ -78,7 +75,7 @@ def address(uri: str | None = None) -> str:
     """The address of the server: `uri`, or else MLFLOW_TRACKING_URI.
 
     Raises:
-        TrackingError: there is none, it is no http address, or there is a password in it.
+        TrackingError: There is none, it is no http address, or there is a password in it.
     """
     uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
@@ -99,11 +96,12 @@ def address(uri: str | None = None) -> str:
     return uri.rstrip("/")
 
 
-def patiently(action: Callable[[], T], timeout_s: float, uri: str | None = None) -> T:
+def patiently(action: Callable[[], T], timeout_s: float = PATIENCE_S) -> T:
     """The result of `action`, which is repeated while the server is away.
 
     Raises:
-        TrackingError: the server refuses, or is still away after `timeout_s`.
+        AwayError: The server is still away after `timeout_s`.
+        TrackingError: It refuses.
     """
     deadline_s = time.monotonic() + timeout_s
     waiting = False
@@ -112,13 +110,13 @@ def patiently(action: Callable[[], T], timeout_s: float, uri: str | None = None)
             return action()
         except MlflowException as error:
             if is_refusal(error) or error.get_http_status_code() in (401, 403):
-                raise _explained(error, address(uri)) from error
+                raise _explained(error, address()) from error
             if time.monotonic() > deadline_s:
-                raise TrackingError(
-                    f"MLflow at {address(uri)} has not answered for {timeout_s:g} s ({reason(error)}): start it again"
+                raise AwayError(
+                    f"MLflow at {address()} has not answered for {timeout_s:g} s ({reason(error)}): start it again"
                 ) from error
             if not waiting:
-                _log.warning("MLflow at %s is away (%s); waiting for it", address(uri), reason(error))
+                _log.warning("MLflow at %s is away (%s); waiting for it", address(), reason(error))
         waiting = True
         time.sleep(1)
 
@@ -137,7 +135,7 @@ def reason(error: BaseException) -> str:
     """What is behind an exception of MLflow, in a few words."""
     while inner := error.__cause__ or error.__context__:
         error = inner
-    return shorten(str(error) or type(error).__name__, 200)
+    return shorten(str(error).partition(". Response body")[0] or type(error).__name__, 200)
 
 
 def _explained(error: MlflowException, uri: str) -> TrackingError:

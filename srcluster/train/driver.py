@@ -6,7 +6,7 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import ray
@@ -81,18 +81,22 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
     recipe = resolve_recipe(recipe)
     name = name or f"{recipe.name}-{recipe.digest()[:8]}"
     store = RunStore(storage.join(home, name), recipe.checkpoint.keep)
-    measured = _check(recipe, fleet)
+    measured = [] if store.result() else _check(recipe, fleet)
     store.claim(recipe)
     with Lease(store.url, functools.partial(print, flush=True)) as lease:
         if result := store.result():
             print(f"{name} is finished; to train it again, give it another --name or seed")
-            if tracking.status(EXPERIMENT, name) in ("FINISHED", ""):
-                _print_result(name, result, store)
-            else:
-                # Its driver died, or MLflow refused the network.
-                with tracking.Run.start(EXPERIMENT, name, key=name) as run:
-                    bicubic = log_baseline(EXPERIMENT, measured, recipe.scale)
-                    _conclude(recipe, name, store, run, result, bicubic)
+            bicubic = {}
+            try:
+                bicubic = log_baseline(
+                    EXPERIMENT, benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale), recipe.scale
+                )
+            except UserError as error:
+                print(f"bicubic is not measured again: {error}")
+            # Its driver may have died, or MLflow may have refused the network.
+            params = recipe.model_dump(mode="json")
+            with tracking.Run.start(EXPERIMENT, name, key=name, params=params, url=store.url) as run:
+                _conclude(recipe, name, store, run, result, bicubic)
             return True
         return _train(recipe, measured, name, fleet, address, store, lease)
 
@@ -107,7 +111,7 @@ def _train(
     connect(address)
     params = recipe.model_dump(mode="json")
     tracking.end_abandoned(EXPERIMENT)
-    with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment) as run, tracking.alive(run):
+    with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment, url=store.url) as run:
         print(f"{name}: {recipe.steps} steps on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(run.experiment_id)}", flush=True)
         warn_if_no_capacity({kind: amount * fleet.fewest for kind, amount in _resources(recipe, fleet).items()})
@@ -120,7 +124,7 @@ def _train(
                     baseline.result()
 
             try:
-                outcome = fit(recipe, store, fleet, run.id, _print_line, check)
+                outcome = fit(recipe, store, fleet, run.spec, _print_line, check)
             except KeyboardInterrupt:
                 run.end("KILLED")
                 return False
@@ -145,12 +149,23 @@ def _conclude(
     metrics: dict[str, float],
     bicubic: dict[str, float],
 ) -> None:
-    """Say in MLflow and on the terminal what came of a training."""
-    run.note(markdown(_rows("best", metrics, bicubic)))
-    model = publish(recipe, run.id, store, metrics)
-    columns = [key for key in metrics if key.startswith(("best/psnr_y/", "best/checkerboard_db/"))]
-    page = tracking.table_page(run.experiment_id, columns, ["model.kind", "objective.kind", "steps"])
+    """Say on the terminal and in MLflow what came of a training.
+
+    Raises:
+        UserError: The network can't be published in MLflow.
+    """
     _print_result(name, metrics, store, bicubic)
+    run.log(metrics, recipe.steps, replace=True)
+    run.note(markdown(_rows("best", metrics, bicubic)))
+    columns = [key for key in metrics if key.startswith(("best/psnr_y/", "best/checkerboard_db/"))]
+    try:
+        # Only metrics of data sets that MLflow knows are kept with the network.
+        run.save()
+        model = publish(recipe, run.id, store, metrics)
+        page = tracking.table_page(run.experiment_id, columns, ["model.kind", "objective.kind", "steps"])
+    except UserError as error:
+        run.end()
+        raise TrainError(f"{name} is trained, and the same command publishes it: {error}") from error
     print(f"in MLflow: {model}, beside others: {page}")
 
 
@@ -169,7 +184,7 @@ def fit(
     recipe: Recipe,
     store: RunStore,
     fleet: Fleet,
-    run_id: str,
+    run: tracking.RunSpec,
     tell: Callable[[str, int, dict[str, float]], None],
     check: Callable[[], None] = lambda: None,
     stop_at_step: int | None = None,
@@ -180,7 +195,7 @@ def fit(
         recipe: What to train.
         store: Where the run's files are.
         fleet: Who trains it.
-        run_id: Of its run in MLflow.
+        run: Its run in MLflow, which this process has begun.
         tell: Is told the workers' lines as they come, and of lines that tell scores, these and their step.
         check: Called every second; what it raises ends the training.
         stop_at_step: See `train_run`.
@@ -197,7 +212,7 @@ def fit(
         train_loop_config={
             "recipe": recipe.model_dump(mode="json"),
             "store": store.url,
-            "run": run_id,
+            "run": asdict(run),
             "stop_at_step": stop_at_step,
             "threads": resources["CPU"],
             "mailbox": mailbox,
@@ -253,14 +268,12 @@ def _cause(error: train.TrainingFailedError) -> str:
     return f"the workers failed again and again, at last with: {last}"
 
 
-def _print_result(
-    name: str, metrics: dict[str, float], store: RunStore, bicubic: dict[str, float] | None = None
-) -> None:
+def _print_result(name: str, metrics: dict[str, float], store: RunStore, bicubic: dict[str, float]) -> None:
     print_table(_rows(name, metrics, bicubic))
     print(f"the network: {storage.join(store.url, 'model.safetensors')}", flush=True)
 
 
-def _rows(name: str, metrics: dict[str, float], bicubic: dict[str, float] | None) -> Rows:
+def _rows(name: str, metrics: dict[str, float], bicubic: dict[str, float]) -> Rows:
     scores = [key.removeprefix("best/") for key in metrics if key.startswith("best/psnr_y/")]
     rows = [["", *(f"{score.partition('/')[2]} PSNR-Y, dB" for score in scores)]]
     rows.append([name, *(f"{metrics[f'best/{score}']:.2f}" for score in scores)])

@@ -14,6 +14,7 @@ from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
 from srcluster.data.figures import comparison_of
 from srcluster.data.stream import Stream, open_stream
+from srcluster.errors import UserError
 from srcluster.models.saved import load_model, weights_bytes
 from srcluster.recipe import Interpolation, Recipe
 from srcluster.tracking import Run
@@ -79,6 +80,8 @@ def train_run(
     measured = _benchmarks(recipe.evaluation.benchmarks, recipe.scale)
     if run:
         _describe(run, recipe, stream, measured)
+        # What was logged before a checkpoint is not logged again by who continues from it.
+        store.before_upload = run.save
     try:
         reporter = _Reporter(run, store, tell, preempted)
         result = fit(recipe, stream.batches, measured, reporter, ranks, store.latest(), stream.metrics, stop_at_step)
@@ -87,6 +90,7 @@ def train_run(
     if run and stop_at_step is None:
         _keep(run, recipe, measured, result, store)
     elif run:
+        run.save()
         store.stop(result.metrics, stop_at_step)
     return result.metrics
 
@@ -116,6 +120,8 @@ def _keep(run: Run, recipe: Recipe, measured: list[Benchmark], result: Fit, stor
             picture = comparison_of(image, {recipe.name: sr}, recipe.scale)
             run.image_at(picture, f"{benchmark.name}/{image.name}", recipe.steps)
     run.log(result.metrics, recipe.steps, replace=True)
+    # Who finds the result logs nothing.
+    run.save()
     store.finish(weights_bytes(result.network.state_dict(), recipe), result.metrics)
 
 
@@ -130,26 +136,30 @@ def publish(recipe: Recipe, run_id: str, store: RunStore, metrics: dict[str, flo
 
     Returns:
         Its address in MLflow, `models:/name/3`.
+
+    Raises:
+        UserError: It can't be registered.
     """
-    lr = benchmarks.load(recipe.evaluation.benchmarks[0], recipe.scale).images[0].lr
-    side = min(24, *lr.shape[:2])
     # Two that differ, neither square nor large: what is alike in the example might be taken for always alike.
-    example = np.stack([lr[:side, : side - 3], lr[-side:, 3 - side :]]).transpose(0, 3, 1, 2)
+    example = np.random.default_rng(0).random((2, 3, 24, 21), np.float32)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
         storage.download(storage.join(store.url, file.name), file)
         _, network = load_model(file)
-        example = example.astype(np.float32) / 255
-        return tracking.register(recipe.name, run_id, network, example, file, metrics, recipe.steps)
+        try:
+            return tracking.register(recipe.name, run_id, network, example, file, metrics, recipe.steps)
+        except Exception as error:  # Not every network can be exported.
+            raise UserError(f"the network is safe in {store.url}, but MLflow can't be given it ({error})") from error
 
 
 def log_baseline(
-    experiment: str, measured: Sequence[Benchmark], scale: int, *, key: str = "bicubic", parent: str | None = None
+    experiment: str, measured: Sequence[Benchmark], scale: int, *, key: str = "bicubic", parent: str = ""
 ) -> dict[str, float]:
     """Measure bicubic on benchmarks, and log it as a run beside those of networks."""
     spec = Interpolation(kernel="bicubic")
-    with Run.start(experiment, "bicubic", key=key, parent=parent, params={"model": spec.model_dump()}) as run:
-        metrics = {}
+    params = {"model": spec.model_dump()}
+    with Run.start(experiment, "bicubic", key=key, parent=parent, params=params, required=False) as run:
+        metrics: dict[str, float] = {}
         for benchmark in measured:
             run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
             metrics |= means(benchmark.name, evaluate(models.build(spec, scale), benchmark, scale))

@@ -11,7 +11,7 @@ from ray import train
 
 from srcluster.errors import UserError
 from srcluster.recipe import Recipe
-from srcluster.tracking import Run
+from srcluster.tracking import Run, RunSpec
 from srcluster.train.process_group import init_process_group
 from srcluster.train.run import train_run
 from srcluster.training.checkpoint import CheckpointError
@@ -58,7 +58,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     process, and Ray Train begins all workers anew, as many as there is room for.
 
     Args:
-        config: recipe; store, the URL for the run's files; run, its id in MLflow; stop_at_step (see `train_run`);
+        config: recipe; store, the URL for the run's files; run, its spec in MLflow; stop_at_step (see `train_run`);
             threads; and mailbox.
 
     Returns:
@@ -69,7 +69,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
     recipe = Recipe.model_validate(config["recipe"])
     torch.set_num_threads(config["threads"])
     store = RunStore(config["store"], recipe.checkpoint.keep)
-    run = Run.attach(config["run"]) if rank == 0 else None
+    run = Run.attach(RunSpec(**config["run"]), store.url) if rank == 0 else None
 
     def say(words: str, step: int = 0, metrics: dict[str, float] | None = None) -> None:
         config["mailbox"].put.remote(f"{time.strftime('%H:%M:%S')}  {words}", step, metrics or {})

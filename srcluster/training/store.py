@@ -14,7 +14,7 @@ import logging
 import re
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 
@@ -51,6 +51,8 @@ class RunStore:
 
     def __init__(self, url: str, keep: int = 1, holder: Holder | None = None):
         self.url, self.keep, self.holder = url, keep, holder
+        self.before_upload: Callable[[], None] = lambda: None
+        """Called before each checkpoint is kept: what was logged until then must outlive this process."""
         self._uploader = ThreadPoolExecutor(1, "checkpoints")
         self._jobs: list[Future] = []
         self._waiting: tuple[int, dict[str, bytes]] | None = None
@@ -167,6 +169,7 @@ class RunStore:
 
     def _upload(self, step: int, files: dict[str, bytes]) -> None:
         self._check_lease()
+        self.before_upload()
         files = files | {_DIGESTS: _digests(files)}
         for name in sorted(files, key=lambda name: name == _LAST):
             storage.write(storage.join(self._checkpoint_url(step), name), files[name])

@@ -129,12 +129,11 @@ def test_the_picture_has_a_column_for_each_model(folder, tmp_path):
 
 
 @pytest.mark.cluster
-def test_models_in_storage_and_mlflow(folder, tmp_path, s3, mlflow_server, monkeypatch):
+def test_models_in_storage_and_mlflow(folder, s3, mlflow_server):
     import mlflow
 
     from srcluster import storage
 
-    monkeypatch.setenv("SRCLUSTER_SPOOL", str(tmp_path))
     prefix = f"{s3.bucket_url}/run"
     for name in ("best", "average", "network"):
         storage.upload(folder / "model.safetensors", f"{prefix}/checkpoint/{name}.safetensors")

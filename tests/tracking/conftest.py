@@ -16,9 +16,3 @@ def absent(monkeypatch):
     """The address of a server that does not exist."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     return "http://127.0.0.1:9"
-
-
-@pytest.fixture(autouse=True)
-def spool(monkeypatch, tmp_path):
-    monkeypatch.setenv("SRCLUSTER_SPOOL", str(tmp_path / "spool"))
-    return tmp_path / "spool"

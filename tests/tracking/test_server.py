@@ -5,11 +5,14 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import requests
 
-from srcluster.tracking import Run, TrackingError, charts_page, check, table_page
+from srcluster.tracking import Run, TrackingError, charts_page, check, runs_page, table_page
 
 pytestmark = pytest.mark.cluster
 
@@ -49,16 +52,43 @@ class TestCheck:
         ) as other:
             port = other.stdout.readline().split("port ")[1].split()[0]
             try:
-                with pytest.raises(TrackingError, match="is not an MLflow server"):
+                with pytest.raises(TrackingError, match=r"no MLflow server answers at .* error code 501 != 200\)"):
                     check(f"http://127.0.0.1:{port}")
             finally:
                 other.kill()
+
+    def test_a_server_that_knows_no_health(self, mlflow_server):
+        """As behind a gateway that passes on MLflow's API alone."""
+        upstream = os.environ["MLFLOW_TRACKING_URI"]
+
+        class Gateway(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                answer = requests.post(upstream + self.path, body, headers={"Content-Type": "application/json"})
+                self.send_response(answer.status_code)
+                self.end_headers()
+                self.wfile.write(answer.content)
+
+            def log_message(self, *_):
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.1", 0), Gateway) as gateway:
+            threading.Thread(target=gateway.serve_forever, daemon=True).start()
+            uri = f"http://127.0.0.1:{gateway.server_address[1]}"
+            assert requests.get(f"{uri}/health").status_code == 501
+            assert check(uri) == uri
+            gateway.shutdown()
 
     def test_a_server_that_refuses_our_name_for_it(self, mlflow_server):
         port = check().rpartition(":")[2]
         # It leads to this machine and is not on the server's list.
         with pytest.raises(TrackingError, match=r"refuses .* 127\.1:.* MLFLOW_SERVER_ALLOWED_HOSTS"):
             check(f"http://127.1:{port}")
+
+
+def test_links_are_for_a_person(mlflow_server, monkeypatch):
+    monkeypatch.setenv("SRCLUSTER_MLFLOW_PAGE", "https://mlflow.example/")
+    assert runs_page("3") == "https://mlflow.example/#/experiments/3/runs?workflowType=machine_learning"
 
 
 def test_pages(client):

@@ -1,15 +1,17 @@
-"""The pages of MLflow on which runs are compared: their addresses, and the columns of their tables."""
+"""Links to MLflow's pages on which runs are compared, and the columns of their tables.
+
+SRCLUSTER_MLFLOW_PAGE is the address by which a person reaches MLflow, where that is not the workers' address.
+"""
 
 import json
+import os
 from collections.abc import Sequence
 from urllib.parse import quote, urlencode
 
 from mlflow import MlflowClient
 
 from srcluster.tracking.names import metric_name
-from srcluster.tracking.server import PATIENCE_S, address, patiently
-
-__all__ = ["charts_page", "runs_page", "table_page"]
+from srcluster.tracking.server import address, patiently
 
 TRAINING = {"workflowType": "machine_learning"}
 """Without it, MLflow shows its menu for language models."""
@@ -29,22 +31,19 @@ def charts_page(experiment_id: str, metric: str) -> str:
     return _page(f"experiments/{experiment_id}/runs", order)
 
 
-def table_page(
-    experiment_id: str, metrics: Sequence[str], params: Sequence[str], *, timeout_s: float = PATIENCE_S
-) -> str:
+def table_page(experiment_id: str, metrics: Sequence[str], params: Sequence[str]) -> str:
     """Set the columns of an experiment's table of runs.
 
     Args:
         experiment_id: MLflow's id of the experiment.
-        metrics: the metrics that are columns; the first one orders the runs, the highest value first.
-        params: the parameters that are columns.
-        timeout_s: how long a server that is away is waited for.
+        metrics: The metrics that are columns; the first one orders the runs, the highest value first.
+        params: The parameters that are columns.
 
     Returns:
         The address of the table.
 
     Raises:
-        TrackingError: the server does not answer in time, or has no such experiment.
+        TrackingError: The server does not answer in time, or has no such experiment.
     """
     # What MLflow's own "Share" button stores: a view of the experiment, under a name, as a tag.
     columns = [f"metrics.`{metric_name(name)}`" for name in metrics]
@@ -55,12 +54,11 @@ def table_page(
         "orderByAsc": False,
     }
     client = MlflowClient(address())
-    patiently(
-        lambda: client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW}", json.dumps(view)),
-        timeout_s,
-    )
+    key, value = f"mlflow.sharedViewState.{VIEW}", json.dumps(view)
+    patiently(lambda: client.set_experiment_tag(experiment_id, key, value))
     return _page(f"experiments/{experiment_id}/runs", {"viewStateShareKey": VIEW})
 
 
 def _page(path: str, query: dict[str, str]) -> str:
-    return f"{address()}/#/{path}?{urlencode(query | TRAINING, quote_via=quote)}"
+    page = os.environ.get("SRCLUSTER_MLFLOW_PAGE", "").rstrip("/") or address()
+    return f"{page}/#/{path}?{urlencode(query | TRAINING, quote_via=quote)}"

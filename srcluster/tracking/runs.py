@@ -1,0 +1,194 @@
+"""The runs that MLflow has: found by experiment and key, begun, listed, and ended for those who can't."""
+
+import time
+from dataclasses import dataclass, field
+
+from mlflow import MlflowClient, entities
+
+from srcluster.recipe import NEUTRAL
+from srcluster.tracking.entries import ALIVE_TAG, Status
+from srcluster.tracking.names import metric_name
+from srcluster.tracking.server import TrackingError, address, patiently
+
+KEY_TAG = "srcluster.key"
+PARENT_TAG = "mlflow.parentRunId"
+ERROR_TAG = "srcluster.error"
+"""Why the run failed."""
+
+SILENT_S = 900.0
+"""How long no word may come from a process that lives: MLflow may have been away, and clocks differ."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """Which run it is, and all that is needed to begin it.
+
+    Attributes:
+        experiment: The name of its experiment, created where it does not exist.
+        key: What makes it this run and no other, within the experiment: a restarted trial has the same key.
+        name: What the run is called in MLflow.
+        parent: MLflow's id of the run that it belongs to.
+        params: By names that MLflow takes.
+        tags: Words about the run.
+    """
+
+    experiment: str
+    key: str
+    name: str
+    parent: str = ""
+    params: dict[str, str] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def find(self, client: MlflowClient) -> entities.Run | None:
+        experiment = client.get_experiment_by_name(self.experiment)
+        if experiment is None:
+            return None
+        query = f"tags.`{KEY_TAG}` = {quoted(self.key)}"
+        return next(iter(client.search_runs([experiment.experiment_id], query, max_results=1)), None)
+
+    def begin(self, client: MlflowClient, *, reopen: bool) -> entities.Run:
+        """Create the run where there is none.
+
+        Args:
+            client: Of the server.
+            reopen: Go on with a run that there is: it is RUNNING again.
+
+        Raises:
+            TrackingError: The experiment is deleted, or the run to reopen has other parameters.
+        """
+        run = self.find(client)
+        if run is None:
+            words = {KEY_TAG: self.key, ALIVE_TAG: "0"} | ({PARENT_TAG: self.parent} if self.parent else {}) | self.tags
+            run = client.create_run(_experiment_id(client, self.experiment), tags=words, run_name=self.name)
+        known = run.data.params
+        for key in sorted((self.params.keys() & known.keys()) - NEUTRAL if reopen else ()):
+            if self.params[key] != known[key]:
+                raise TrackingError(
+                    f"run {self.name!r} of experiment {self.experiment!r} was begun with {key} = {known[key]}, and now "
+                    f"has {self.params[key]}: use another name, or delete that run in MLflow"
+                )
+        new = [entities.Param(key, value) for key, value in self.params.items() if key not in known]
+        tags = self.tags | {ALIVE_TAG: str(int(time.time()))} if reopen else {}
+        run_tags = [entities.RunTag(*tag) for tag in tags.items()]
+        if new or tags:
+            client.log_batch(run.info.run_id, params=new, tags=run_tags, synchronous=True)
+        if reopen:
+            if ERROR_TAG in run.data.tags:
+                client.delete_tag(run.info.run_id, ERROR_TAG)
+            client.update_run(run.info.run_id, status="RUNNING")
+        return run
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What MLflow knows of a run: its status is RUNNING, FINISHED, FAILED or KILLED."""
+
+    id: str
+    name: str
+    key: str
+    status: str
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+
+
+def children(parent_id: str) -> list[RunInfo]:
+    """The runs that were started with this parent, the oldest first.
+
+    Raises:
+        TrackingError: The server does not answer in time, or has no such run.
+    """
+    client = MlflowClient(address())
+
+    def search() -> list[entities.Run]:
+        experiment_ids = [client.get_run(parent_id).info.experiment_id]
+        query, order = f"tags.`{PARENT_TAG}` = {quoted(parent_id)}", ["attributes.start_time ASC"]
+        page = client.search_runs(experiment_ids, query, order_by=order)
+        runs = list(page)
+        while page.token:
+            page = client.search_runs(experiment_ids, query, order_by=order, page_token=page.token)
+            runs += page
+        return runs
+
+    return [
+        RunInfo(
+            id=run.info.run_id,
+            name=run.info.run_name,
+            key=run.data.tags.get(KEY_TAG, ""),
+            status=run.info.status,
+            params=run.data.params,
+            metrics=run.data.metrics,
+            tags=run.data.tags,
+        )
+        for run in patiently(search)
+    ]
+
+
+def curve(run_id: str, metric: str) -> list[tuple[int, float]]:
+    """Steps and values of a run's metric, in order.
+
+    Raises:
+        TrackingError: The server does not answer in time, or has no such run.
+    """
+    client = MlflowClient(address())
+    points = patiently(lambda: client.get_metric_history(run_id, metric_name(metric)))
+    return sorted((point.step, point.value) for point in points)
+
+
+def end_abandoned(experiment: str, silent_s: float = SILENT_S) -> None:
+    """End as KILLED the runs of an experiment that still are RUNNING and of whose processes no word came.
+
+    A process that was only silent, as that of a computer that slept, goes on logging, and ends its run as it would.
+
+    Raises:
+        TrackingError: The server does not answer in time.
+    """
+    client = MlflowClient(address())
+
+    def search() -> list[entities.Run]:
+        found = client.get_experiment_by_name(experiment)
+        return client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'") if found else []
+
+    def end() -> None:
+        for run in search():
+            alive = run.data.tags.get(ALIVE_TAG)
+            if alive and int(alive) < time.time() - silent_s:
+                client.set_terminated(run.info.run_id, "KILLED")
+
+    patiently(end)
+
+
+def close_run(run_id: str, status: Status, **tags: str) -> None:
+    """End a run for its process, and set words about it.
+
+    Raises:
+        TrackingError: The server does not answer in time, or has no such run.
+    """
+    client = MlflowClient(address())
+    run_tags = [entities.RunTag(*tag) for tag in tags.items()]
+
+    def close() -> None:
+        client.log_batch(run_id, tags=run_tags, synchronous=True)
+        if client.get_run(run_id).info.status != status:
+            client.set_terminated(run_id, status)
+
+    patiently(close)
+
+
+def quoted(text: str) -> str:
+    """A string in MLflow's search language, which knows no escape."""
+    if "'" in text and '"' in text:
+        raise ValueError(f"a key can't hold both kinds of quotation marks: {text}")
+    return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def _experiment_id(client: MlflowClient, name: str) -> str:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        return client.create_experiment(name)
+    if experiment.lifecycle_stage != "active":
+        raise TrackingError(
+            f"experiment {name!r} is deleted in MLflow: restore it with `MLFLOW_TRACKING_URI={address()} mlflow "
+            f"experiments restore --experiment-id {experiment.experiment_id}`"
+        )
+    return experiment.experiment_id
