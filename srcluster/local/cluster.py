@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from srcluster import storage
+
 HOST = "127.0.0.1"
 
 # Every port a service listens on: one it chose itself could be another cluster's on this machine.
@@ -101,9 +103,8 @@ class Cluster:
         """
         kept = tuple(itertools.compress(("AWS_", "MLFLOW_TRACKING_"), self._own(given)))
         ours = {name: value for name, value in self.environment().items() if not name.startswith(kept)}
-        if storage := given.get("SRCLUSTER_STORAGE"):
-            # The workers of Ray have other working folders.
-            ours["SRCLUSTER_STORAGE"] = storage if ":/" in storage else str(Path(storage).expanduser().absolute())
+        if url := given.get("SRCLUSTER_STORAGE"):
+            ours["SRCLUSTER_STORAGE"] = storage.absolute(url)
         foreign = tuple(set(FOREIGN) - set(kept))
         return {name: value for name, value in given.items() if not name.startswith(foreign)} | ours
 

@@ -132,7 +132,8 @@ def find(file: str, fetched: str, *, beside: str = "", or_else: str = "") -> str
 
 
 def _absolute(url: str) -> str:
-    return str(Path(url).resolve()) if Path(url).is_file() else url
+    path = Path(url).expanduser()
+    return str(path.resolve()) if path.is_file() else url
 
 
 def content_of(url: str, sha256: str | None, fetched: str) -> bytes:

@@ -4,7 +4,6 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -63,7 +62,7 @@ def pack(
     if verify is not None:
         if source is not None or to is not None:
             raise PackError("--verify reads shards that are there: leave out SOURCE and --to")
-        _verify(_absolute(verify), choose_cluster(address), workers)
+        _verify(storage.absolute(verify), choose_cluster(address), workers)
         return
     if source is None or to is None:
         raise PackError("say what to pack and where to: python -m srcluster.pack SOURCE --to URL")
@@ -77,7 +76,7 @@ def pack(
         seed=seed,
     )
     address = choose_cluster(address)
-    to = _absolute(to)
+    to = storage.absolute(to)
     found = photos.find(source)
     if found.note:
         print(found.note)
@@ -98,11 +97,6 @@ def _packing(**settings: Any) -> Packing:
         return Packing(**settings)
     except ValidationError as error:
         raise PackError(explain(error, Packing)) from error
-
-
-def _absolute(url: str) -> str:
-    """The URL as any process understands it: those of a cluster work in other folders."""
-    return url if "://" in url or url.startswith("file:") else str(Path(url).absolute())
 
 
 def _refuse_others(url: str, packing: Packing) -> None:

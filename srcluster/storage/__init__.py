@@ -8,6 +8,7 @@ for: `patience_s` is for how many seconds it may answer nothing before StorageEr
 import fcntl
 import functools
 import io
+import os
 import re
 import tempfile
 import urllib.parse
@@ -19,31 +20,12 @@ from pathlib import Path
 from typing import IO
 
 from srcluster.storage import s3
-from srcluster.storage.s3 import ConflictError, StorageError, make_bucket
-
-__all__ = [
-    "ConflictError",
-    "StorageError",
-    "check",
-    "chunks",
-    "delete",
-    "download",
-    "exists",
-    "honours_conditions",
-    "is_s3",
-    "join",
-    "make_bucket",
-    "names",
-    "read",
-    "upload",
-    "version",
-    "versions",
-    "write",
-    "writing",
-]
+from srcluster.storage.faults import StorageError
+from srcluster.storage.s3 import ConflictError
 
 PATIENCE_S = 120.0
 CHUNK_BYTES = 1 << 20
+_SCHEME = r"[a-z][a-z0-9+.-]*:/"
 
 
 def is_s3(url: str) -> bool:
@@ -51,8 +33,20 @@ def is_s3(url: str) -> bool:
 
 
 def join(url: str, *parts: str) -> str:
-    """The URL of something below `url`."""
-    return "/".join([url.rstrip("/"), *(part.strip("/") for part in parts)])
+    """The URL of something below `url`; a part may be a name of `names`, whose own parts may be empty."""
+    if url.startswith("file:"):
+        parts = tuple(map(urllib.parse.quote, parts))
+    return "/".join([url.removesuffix("/"), *parts])
+
+
+def absolute(url: str) -> str:
+    """The URL as processes with other working folders understand it, who may be other users."""
+    return url if re.match(_SCHEME, url) else os.path.abspath(os.path.expanduser(url))
+
+
+def make_bucket(url: str, *, patience_s: float = PATIENCE_S) -> None:
+    """Make the bucket of an S3 URL; one that is already ours is no error."""
+    s3.make_bucket(url, patience_s)
 
 
 def read(url: str, *, patience_s: float = PATIENCE_S) -> bytes:
@@ -74,7 +68,7 @@ def chunks(url: str, chunk_bytes: int = CHUNK_BYTES, *, patience_s: float = PATI
             `patience_s`.
     """
     if is_s3(url):
-        yield from s3.chunks(url, chunk_bytes, patience_s)
+        yield from s3.chunks(url, patience_s, chunk_bytes)
     else:
         with _explaining(url), _path(url).open("rb") as file:
             yield from iter(functools.partial(file.read, chunk_bytes), b"")
@@ -96,7 +90,7 @@ def write(url: str, data: bytes, *, expected: str | None = None, patience_s: flo
         ConflictError: There is another version than the expected one.
     """
     if is_s3(url):
-        s3.write(url, data, patience_s, expected)
+        s3.write(url, patience_s, data, expected)
         return
     path = _path(url)
     with _explaining(url), nullcontext() if expected is None else _locked(path), _replacing(path) as file:
@@ -139,7 +133,7 @@ def upload(path: Path, url: str, *, patience_s: float = PATIENCE_S) -> None:
     """Copy a local file to `url`; a large one goes to S3 in parallel parts."""
     if is_s3(url):
         with _explaining(str(path)):
-            s3.upload(path, url, patience_s)
+            s3.upload(url, patience_s, path)
     else:
         download(str(path), _path(url))
 
@@ -206,9 +200,10 @@ def check(url: str, write: bool = False) -> None:
 def _path(url: str) -> Path:
     if url.startswith("file:"):
         return Path(urllib.request.url2pathname(urllib.parse.urlsplit(url).path))
-    if re.match(r"[a-z][a-z0-9+.-]*://", url):
+    if re.match(_SCHEME, url):
         raise StorageError(f"{url} is neither an s3:// URL, a file: URL nor a path: copy it to one of these")
-    return Path(url)
+    # What follows `=` on a command line is not expanded by the shell.
+    return Path(url).expanduser()
 
 
 def _version(path: Path) -> str:

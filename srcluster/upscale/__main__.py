@@ -133,7 +133,7 @@ def _photos(source: str, out: str) -> list[Photo]:
 
 def _absolute(url: str) -> str:
     """As the processes of a cluster understand it, which work in other folders; links followed, to compare."""
-    return url.rstrip("/") if storage.is_s3(url) else Path(url).resolve().as_posix()
+    return url.rstrip("/") if storage.is_s3(url) else Path(url).expanduser().resolve().as_posix()
 
 
 def _run(network: nn.Module, jobs: list[Job], memory_bytes: float | None, address: str, gpus: float) -> list[Outcome]:
