@@ -30,6 +30,10 @@ _WAITING = 64
 
 _REACH_TIMEOUT_S = 5.0
 
+CPU_NODES = {"srcluster-gpu-only": "!true"}
+"""The nodes for work without a GPU: those that do not bear this label, which k8s/ gives to its GPU nodes. An autoscaler
+would add these, too, once it may add no others."""
+
 
 class _DeathError(UserError):
     """A task's process died each time."""
@@ -100,7 +104,8 @@ def starmap(
     """
     connect(address)
     warn_if_no_capacity({"CPU": 1, "GPU": gpus}, " (--address none: on this machine alone)")
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(function)
+    nodes = None if gpus else CPU_NODES
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES, label_selector=nodes)(function)
     calls = iter(calls)
     running: dict[ray.ObjectRef, tuple] = {}
     try:

@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.execution import class_cache
 
 from srcluster import storage, tracking
-from srcluster.cluster.tasks import connect, warn_if_no_capacity
+from srcluster.cluster.tasks import CPU_NODES, connect, warn_if_no_capacity
 from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
 from srcluster.recipe.yaml_files import read_file
@@ -124,7 +124,8 @@ def _name(sweeps_url: str, plan: Sweep, trials: list[Trial], resume: bool, once:
 
 def _tuner(queue: TrialQueue, slots: int | None, folder: str, check: Callable[[], None]) -> tune.Tuner:
     resources = queue.plan.resources
-    alone = {"CPU": resources.cpu, "GPU": resources.gpu}
+    wanted = {"CPU": resources.cpu, "GPU": resources.gpu} if resources.workers == 1 else _DRIVER
+    nodes = {} if wanted.get("GPU") else CPU_NODES
     fleet = {
         "fewest": resources.workers,
         "most": resources.workers,
@@ -133,7 +134,7 @@ def _tuner(queue: TrialQueue, slots: int | None, folder: str, check: Callable[[]
         "retries": _RETRIES,
     }
     return tune.Tuner(
-        tune.with_resources(run_trial, alone if resources.workers == 1 else _DRIVER),
+        tune.with_resources(run_trial, tune.PlacementGroupFactory([wanted], bundle_label_selector=[nodes])),
         param_space={"fleet": fleet},
         tune_config=tune.TuneConfig(
             search_alg=queue,

@@ -15,7 +15,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from srcluster import storage, tracking
-from srcluster.cluster.tasks import connect, warn_if_no_capacity
+from srcluster.cluster.tasks import CPU_NODES, connect, warn_if_no_capacity
 from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
 from srcluster.data.stream import open_stream
@@ -222,6 +222,7 @@ def fit(
             num_workers=fleet.fewest if fleet.fewest == fleet.most else (fleet.fewest, fleet.most),
             use_gpu=fleet.gpu,
             resources_per_worker=resources,
+            label_selector=None if fleet.gpu else CPU_NODES,
             elastic_resize_monitor_interval_s=_RESIZE_S,
         ),
         run_config=train.RunConfig(

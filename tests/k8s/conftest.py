@@ -2,9 +2,10 @@
 
 import functools
 import json
+import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,17 @@ import yaml
 
 K8S = Path(__file__).parents[2] / "k8s"
 # The bases and overlays; a component can't be built alone.
-KUSTOMIZATIONS = ["base", "overlays/cloud", "overlays/cloud-jobs", "overlays/local", "overlays/local-jobs"]
+KUSTOMIZATIONS = [
+    *("base", "overlays/cloud", "overlays/cloud-jobs", "overlays/cloud-kueue", "overlays/local", "overlays/local-jobs")
+]
+JOBS = ["overlays/cloud-jobs", "overlays/cloud-kueue", "overlays/local-jobs"]
+UNITS = {"": 1, "m": 1e-3, "Mi": 2**20, "Gi": 2**30}
+
+
+def _amount(quantity: Any) -> float:
+    """A quantity of Kubernetes: `500m`, `24Gi`, 2."""
+    number, unit = re.fullmatch(r"([\d.]+)(\w*)", str(quantity)).groups()
+    return float(number) * UNITS[unit]
 
 
 class Pod(NamedTuple):
@@ -31,6 +42,12 @@ class Pod(NamedTuple):
     @property
     def component(self) -> str:
         return self.labels["app.kubernetes.io/component"]
+
+    @property
+    def requests(self) -> tuple[float, float]:
+        """Cores and bytes of memory."""
+        asked = [container["resources"]["requests"] for container in self.containers]
+        return sum(_amount(each["cpu"]) for each in asked), sum(_amount(each["memory"]) for each in asked)
 
     @property
     def containers(self) -> list[dict[str, Any]]:
@@ -75,7 +92,8 @@ def _pods(document: dict[str, Any]) -> Iterator[Pod]:
 
 
 def _ray_pods(name: str, spec: dict[str, Any]) -> Iterator[Pod]:
-    yield _pod(f"{name} head", spec["headGroupSpec"]["template"], spec["autoscalerOptions"] | {"name": "autoscaler"})
+    autoscaler = spec["autoscalerOptions"] | {"name": "autoscaler"} if spec["enableInTreeAutoscaling"] else None
+    yield _pod(f"{name} head", spec["headGroupSpec"]["template"], *filter(None, [autoscaler]))
     for group in spec["workerGroupSpecs"]:
         yield _pod(f"{name} {group['groupName']}", group["template"])
 
@@ -100,13 +118,18 @@ def _build(name: str) -> Build:
     return Build(name, list(yaml.safe_load_all(built.stdout)))
 
 
+@pytest.fixture
+def amount() -> Callable[[Any], float]:
+    return _amount
+
+
 @pytest.fixture(params=KUSTOMIZATIONS)
 def build(request) -> Build:
     """Each kustomization in turn."""
     return _build(request.param)
 
 
-@pytest.fixture(params=["overlays/cloud-jobs", "overlays/local-jobs"])
+@pytest.fixture(params=JOBS)
 def whole(request) -> Build:
     """Each overlay with its jobs."""
     return _build(request.param)

@@ -55,7 +55,11 @@ def ray_validator(kind: str) -> jsonschema.Draft202012Validator:
 
 
 def check(document: dict[str, Any]) -> None:
-    if document["apiVersion"].startswith("ray.io/"):
+    if document["kind"] == "LocalQueue":
+        # Its schema is Kueue's own.
+        assert document["apiVersion"] == "kueue.x-k8s.io/v1beta1"
+        assert document["spec"].keys() == {"clusterQueue"}
+    elif document["apiVersion"].startswith("ray.io/"):
         assert document["apiVersion"] == "ray.io/v1"
         ray_validator(document["kind"]).validate(document)
     else:
