@@ -1,142 +1,135 @@
-"""Which samples are read by whom, and when: arithmetic on the manifest alone, the same at any position.
+"""Which sample is at which place of which batch: arithmetic on the manifest alone, whoever reads it.
 
-One epoch is every sample once, in an order that depends on (seed, epoch) alone: shards are shuffled, samples are
-shuffled within them. The readers, one for each loader worker of each rank, take equal contiguous spans of that order,
-so that each reads few shards, and shards are divided between readers where there are fewer of them. Within its span,
-a reader shuffles again over a window of several shards.
+An epoch is every sample once, in an order that depends on (seed, epoch) alone: shards are shuffled, and samples are
+shuffled within them. The lanes are equal contiguous spans of that order, walked side by side; each lane shuffles again
+over a window of its shards. A batch takes equally many patches from every lane, place by place:
 
-Remainder rule: with R readers and N samples, each reader takes N // R of them; the N mod R last of an epoch's order
-are left out of it, others each epoch.
+    places of a batch    0 1 | 2 3 | 4 5 | 6 7      batch 8 of 4 lanes
+    lane                  0     1     2     3
 
-The number of ranks may change at any batch. What is left of an epoch is then divided anew, by the same rules, between
-the readers there are; a sample of which any patch was used counts as read.
+A place keeps its sample for `patches_per_sample` batches; the lanes take their next samples in turn.
+
+Remainder rule: with L lanes and N samples, a lane has N // L of them; the N mod L last of an epoch's order are left out
+of it, others each epoch. There are as many lanes as the recipe says, or the next fewer that divide the batch and are no
+more than the samples.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
-from typing import TypeAlias
+from functools import cached_property
 
 import numpy as np
 
-__all__ = ["Before", "Order", "resharded"]
+__all__ = ["Order", "Window", "part"]
 
-Before: TypeAlias = Mapping[int, Sequence[Sequence[int]]]
-"""What was read of an epoch before the readers changed: for each change, in turn, how many samples each of the readers
-until then had read."""
+
+def part(places: range, number: int, parts: int) -> range:
+    """Part `number` of `parts` of the places of a batch: contiguous, and no part is larger than another by 2."""
+    return places[len(places) * number // parts : len(places) * (number + 1) // parts]
+
+
+@dataclass(frozen=True)
+class Window:
+    """The samples of some shards of a lane, in the order in which it takes them.
+
+    Attributes:
+        lane: Whose.
+        first: Number of the first sample, counted over all epochs of the lane.
+        samples: (shard, index in it).
+    """
+
+    lane: int
+    first: int
+    samples: list[tuple[int, int]]
+
+    @property
+    def end(self) -> int:
+        return self.first + len(self.samples)
 
 
 @dataclass(frozen=True)
 class Order:
-    """Which samples a reader reads, in which order.
+    """The order of samples in a run.
 
     Args:
-        samples: How many samples each shard has.
+        sizes: Samples of each shard.
         seed: Of the shuffles.
-        reader: Which of the `readers` this is, from 0.
-        readers: Loader workers over all ranks.
-        window: Shards whose samples are shuffled together.
+        batch: Patches of all ranks together.
+        most_lanes: There may be fewer.
+        shuffle_shards: Shards that are shuffled together, over all lanes; a lane takes at least one.
+        patches_per_sample: Batches for which a place keeps its sample.
     """
 
-    samples: tuple[int, ...]
+    sizes: tuple[int, ...]
     seed: int
-    reader: int
-    readers: int
-    window: int
+    batch: int
+    most_lanes: int
+    shuffle_shards: int
+    patches_per_sample: int
 
-    def epoch(self, epoch: int, before: Sequence[Sequence[int]] = ()) -> list[list[tuple[int, int]]]:
-        """This reader's (shard, index in it) pairs of an epoch, window by window, after what was read `before`."""
-        shards = np.random.default_rng([self.seed, epoch]).permutation(len(self.samples))
-        sizes = np.take(self.samples, shards)
-        ends = np.cumsum(sizes)
-        left = np.arange(ends[-1])
-        for read in before:
-            taken = [
-                np.concatenate(self._windows(epoch, left, ends, reader, len(read)))[:number]
-                for reader, number in enumerate(read)
-            ]
-            left = np.setdiff1d(left, np.concatenate(taken), assume_unique=True)
-        windows = self._windows(epoch, left, ends, self.reader, self.readers)
-        index = np.empty(ends[-1], int)
-        for place in np.unique(np.searchsorted(ends, np.concatenate(windows), side="right")):
-            inside = np.random.default_rng([self.seed, epoch, shards[place]]).permutation(sizes[place])
-            index[ends[place] - sizes[place] : ends[place]] = inside
-        shard = np.repeat(shards, sizes)
-        return [list(zip(shard[window].tolist(), index[window].tolist(), strict=True)) for window in windows]
+    @cached_property
+    def lanes(self) -> int:
+        most = min(self.most_lanes, sum(self.sizes))
+        return max(lanes for lanes in range(1, most + 1) if self.batch % lanes == 0)
 
-    def _windows(self, epoch: int, left: np.ndarray, ends: np.ndarray, reader: int, readers: int) -> list[np.ndarray]:
-        """What a reader reads of the samples that are left, given as positions in the epoch's order of shards."""
-        share = len(left) // readers
-        span = left[reader * share : (reader + 1) * share]
-        pieces = np.flatnonzero(np.diff(np.searchsorted(ends, span, side="right"), prepend=-1))
-        windows = np.split(span, pieces[self.window :: self.window])
-        shuffled = []
-        for number, window in enumerate(windows):
-            random = np.random.default_rng([self.seed, epoch, reader, number * self.window])
-            shuffled.append(window[random.permutation(len(window))])
-        return shuffled
+    @cached_property
+    def share(self) -> int:
+        """Samples of a lane in an epoch."""
+        return sum(self.sizes) // self.lanes
 
-    def since(
-        self, start: int, epoch: int = 0, before: Before | None = None
-    ) -> Iterator[tuple[int, list[tuple[int, int]]]]:
-        """(epoch, window) for ever, from the `start`-th sample on that this reader reads from `epoch` on."""
-        before = before or {}
-        *_, (epoch, start) = _by_epoch(start, epoch, before, sum(self.samples), self.readers)
+    @cached_property
+    def window(self) -> int:
+        """Shards of a lane that are shuffled together."""
+        return max(1, self.shuffle_shards // self.lanes)
+
+    def lane(self, place: int) -> int:
+        return place * self.lanes // self.batch
+
+    def number(self, step: int, place: int) -> tuple[int, bool]:
+        """Which of its lane's samples is at a place of a batch, and whether it was not there a step before."""
+        each = self.batch // self.lanes
+        lane, within = divmod(place, each)
+        turn, kept = divmod(step + lane * self.patches_per_sample // self.lanes, self.patches_per_sample)
+        return turn * each + within, kept == 0
+
+    def begun(self, window: Window) -> int:
+        """The step at which a window's first sample comes to its place."""
+        turn = window.first * self.lanes // self.batch
+        return turn * self.patches_per_sample - window.lane * self.patches_per_sample // self.lanes
+
+    def windows(self, lane: int, start: int = 0) -> Iterator[Window]:
+        """The windows of a lane for ever, from the one that holds its sample number `start` on.
+
+        To begin anywhere costs a shuffle of the names of the shards, and of the samples of one window.
+        """
+        epoch = start // self.share
+        begin, end = lane * self.share, (lane + 1) * self.share
         while True:
-            for window in self.epoch(epoch, before.get(epoch, ())):
-                if window[start:]:
-                    yield epoch, window[start:]
-                start = max(start - len(window), 0)
+            shards = _random(0, self.seed, epoch).permutation(len(self.sizes))
+            sizes = np.take(self.sizes, shards)
+            ends = np.cumsum(sizes)
+            low, high = np.searchsorted(ends, [begin, end - 1], side="right")
+            pieces = np.arange(low, high + 1)
+            for at in range(0, len(pieces), self.window):
+                inside = pieces[at : at + self.window]
+                offsets = ends[inside] - sizes[inside]
+                first, last = max(offsets[0], begin), min(ends[inside[-1]], end)
+                if epoch * self.share + last - begin <= start:
+                    continue
+                samples: list[tuple[int, int]] = []
+                for shard, size, offset in zip(shards[inside].tolist(), sizes[inside], offsets, strict=True):
+                    indices = _random(1, self.seed, epoch, shard).permutation(size)
+                    indices = indices[max(first - offset, 0) : last - offset]
+                    samples += [(shard, index) for index in indices.tolist()]
+                order = _random(2, self.seed, epoch, lane, at).permutation(len(samples))
+                yield Window(lane, int(epoch * self.share + first - begin), [samples[index] for index in order])
             epoch += 1
 
-
-def _by_epoch(number: int, epoch: int, before: Before, samples: int, readers: int) -> Iterator[tuple[int, int]]:
-    """(epoch, how many samples of it) for the first `number` that a reader reads; it stands in the last of them."""
-    while number >= (share := (samples - sum(map(sum, before.get(epoch, ())))) // readers):
-        yield epoch, share
-        epoch, number = epoch + 1, number - share
-    yield epoch, number
+    def corners(self, step: int) -> np.ndarray:
+        """Where the patches of a batch are cut, as shares of where they can be: batch x (row, column), in [0, 1)."""
+        return _random(3, self.seed, step).random((self.batch, 2))
 
 
-def resharded(
-    samples: int,
-    history: Sequence[tuple[int, int]],
-    start: int,
-    world: int,
-    *,
-    batch: int,
-    workers: int,
-    patches_per_sample: int,
-) -> tuple[int, int, Before]:
-    """Where a run stands whose number of ranks has changed.
-
-    Args:
-        samples: Of an epoch.
-        history: (ranks, batches) of each part of the run, in turn. What is missing up to `start` was read by as many
-            ranks as there are now.
-        start: The batch to go on with, counted from the beginning of the run.
-        world: Ranks there are now.
-        batch: Patches of all ranks together.
-        workers: Readers of a rank; number w of them makes the batches w, w + workers, ...
-        patches_per_sample: Cut from a sample by the reader that begins it.
-
-    Returns:
-        The batch at which there came to be as many ranks as there are now, the first epoch that was not over then, and
-        what had been read of it and of those after it, which some readers may have reached.
-    """
-    parts = [part for part in history if part[1]]
-    parts.append((world, start - sum(number for _, number in parts)))
-    assert parts[-1][1] >= 0, "a history ends where the run goes on, or before"
-    merged = [(ranks, sum(number for _, number in same)) for ranks, same in groupby(parts, itemgetter(0))]
-    begin, epoch, before = 0, 0, {}
-    for ranks, number in merged[:-1]:
-        steps = range(begin, begin + number)
-        patches = [len(steps[(worker - begin) % workers :: workers]) * (batch // ranks) for worker in range(workers)]
-        # Rounded up: a sample that was begun counts as read.
-        read = [-(-each // patches_per_sample) for each in patches]
-        counts = [dict(_by_epoch(each, epoch, before, samples, ranks * workers)) for each in read]
-        for later in sorted(set().union(*counts)):
-            before[later] = [*before.get(later, ()), [count.get(later, 0) for count in counts] * ranks]
-        begin, epoch = steps.stop, min(map(max, counts))
-    return begin, epoch, before
+def _random(*key: int) -> np.random.Generator:
+    # What it is for comes first: numpy takes [7] and [7, 0] for the same.
+    return np.random.default_rng(key)

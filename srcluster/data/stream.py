@@ -1,16 +1,24 @@
-"""Shards to batches of HR patches: infinite, shuffled, split over ranks, and a pure function of the position.
+"""Shards to batches of HR patches: infinite, shuffled, shared by ranks, and a function of the step alone.
 
-What is read when is arithmetic (see `order`), so the stream starts at any batch without reading what comes before it.
-While the samples of one window of shards are used, a thread reads the shards of the next, so that a step waits for the
-store at the start alone. A reader holds at most two windows of shards, 2 * `shuffle_shards` * 64 MB as they are packed
-by default, and 512 MiB of decoded samples.
+Which sample is at which place of which batch is arithmetic (see `order`). A rank makes a contiguous part of each batch,
+and so do its loader workers of the rank's: a reader, which is a worker or a rank without any, walks the lanes that its
+places belong to. In an epoch it reads the shards of these lanes once, and the shard in which one lane ends and another
+begins twice; two readers read a lane that they share, which SRCLUSTER_CACHE makes one reading for each machine.
+
+While the samples of one window of a lane are used, a thread reads the shards of the next, so that a step waits for the
+store at the start alone. A reader holds at most two windows of each of its lanes, and all readers together, with the 8
+lanes of one shard (64 MB) that are the default, 1 GB; a reader also keeps 512 MiB of decoded samples.
 """
 
 import hashlib
+import heapq
 import io
+import itertools
 import logging
 import struct
 import tarfile
+import weakref
+from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -22,13 +30,13 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from srcluster import storage
 from srcluster.data.cache import Cache, cache_for
 from srcluster.data.degradation import margin
-from srcluster.data.order import Before, Order, resharded
+from srcluster.data.order import Order, Window, part
 from srcluster.data.prefetch import prefetch
 from srcluster.data.shards import Manifest, ShardError, load_manifest
 from srcluster.errors import UserError
 from srcluster.recipe import Data
 
-__all__ = ["Stream", "open_stream", "patches"]
+__all__ = ["Stream", "open_stream"]
 
 _DECODED_BYTES = 512 << 20
 """Decoded samples that a reader keeps: small data sets are decoded once and never again."""
@@ -44,8 +52,9 @@ _DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Deco
 
 _log = logging.getLogger(__name__)
 
-Encoded = list[tuple[str, memoryview]]
-"""The samples of a shard: (file ending, content), views of its bytes."""
+
+class Encoded(list[tuple[str, memoryview]]):
+    """The samples of a shard: (file ending, content), views of its bytes."""
 
 
 class _Samples:
@@ -63,16 +72,13 @@ class _Samples:
         self.first = np.cumsum([0, *(shard.samples for shard in manifest.shards)]).tolist()
         self.decoded: dict[tuple[int, int], np.ndarray] = {}
         self.decoded_bytes = 0
+        self.held: weakref.WeakValueDictionary[int, Encoded] = weakref.WeakValueDictionary()
 
-    def read(
-        self, order: Iterator[tuple[int, list[tuple[int, int]]]]
-    ) -> Iterator[tuple[int, list[tuple[int, int]], dict[int, Encoded]]]:
-        """Each (epoch, window) with those of its shards that are not decoded whole."""
-        shards: dict[int, Encoded] = {}
-        for epoch, window in order:
-            wanted = {shard for shard, index in window if (shard, index) not in self.decoded}
-            shards = {shard: shards.get(shard) or self.shard(shard) for shard in wanted}
-            yield epoch, window, shards
+    def read(self, windows: Iterator[Window]) -> Iterator[tuple[Window, dict[int, Encoded]]]:
+        """Each window with those of its shards that are not decoded whole."""
+        for window in windows:
+            wanted = {shard for shard, index in window.samples if (shard, index) not in self.decoded}
+            yield window, {shard: self.held.get(shard) or self.shard(shard) for shard in wanted}
 
     def shard(self, shard: int) -> Encoded:
         """A shard from the store or the cache, as its manifest says it is.
@@ -96,9 +102,11 @@ class _Samples:
         content = self.cache.read(entry.sha256, fetch) if self.cache else fetch()
         view = memoryview(content)
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as files:
-            return [
+            encoded = Encoded(
                 (file.name.rpartition(".")[2], view[file.offset_data : file.offset_data + file.size]) for file in files
-            ]
+            )
+        self.held[shard] = encoded
+        return encoded
 
     def image(self, shard: int, index: int, shards: dict[int, Encoded]) -> np.ndarray:
         """A sample, H x W x 3 uint8; in place of one that does not decode, the next of its shard that does."""
@@ -149,113 +157,113 @@ def _decode(ending: str, content: memoryview, shortest_side: int) -> np.ndarray:
     return image
 
 
-def patches(image: np.ndarray, side: int, number: int, align: int, random: np.random.Generator) -> list[np.ndarray]:
-    """Cut `number` square patches of `side` pixels at random multiples of `align`: side x side x 3 views."""
-    rows, columns = ((length - side) // align + 1 for length in image.shape[:2])
-    corners = random.integers((rows, columns), size=(number, 2)) * align
-    return [image[top : top + side, left : left + side] for top, left in corners]
+def cut(image: np.ndarray, side: int, align: int, corner: Sequence[float]) -> np.ndarray:
+    """A square patch at a multiple of `align`, a side x side x 3 view; `corner` is in [0, 1) of where it can be."""
+    top, left = (
+        int(at * ((length - side) // align + 1)) * align for at, length in zip(corner, image.shape[:2], strict=True)
+    )
+    return image[top : top + side, left : left + side]
 
 
 class Stream(IterableDataset):
     """HR patches of one rank, batch by batch, for ever.
 
-    Iterating gives Tensors B x 3 x (P + 2 margin) x (P + 2 margin), uint8, for B the rank's share of the batch.
-    With loader workers, worker w makes the batches w, w + workers, ... and the order of batches is fixed.
+    In a loader worker, iterating gives its part of the rank's part, or the error that ends it.
     """
 
     def __init__(self, url: str, manifest: Manifest, data: Data, *, scale: int, seed: int, rank: int, world: int):
-        self.url, self.manifest, self.data = url, manifest, data
-        self.scale, self.seed, self.rank, self.world = scale, seed, rank, world
+        self.url, self.manifest, self.data, self.scale = url, manifest, data, scale
         self.side = data.patch + 2 * margin(scale)
-        self.batch = data.batch // world
-        self.readers = world * max(1, data.workers)
-        self.start, self.history = 0, ()
-        self.cache = cache_for(url)
-        # Shared by the rank's loader processes, each of which marks what it finds.
-        self.corrupt = torch.zeros(manifest.samples, dtype=torch.bool).share_memory_()
-        if data.batch % world:
-            raise ShardError(f"data.batch {data.batch} is not divisible over {world} ranks")
+        if data.batch < world:
+            raise UserError(
+                f"{world} ranks can't share a batch of {data.batch} patches: use fewer, or raise data.batch"
+            )
         if manifest.shortest_side < self.side:
             raise ShardError(
                 f"{url} has samples of {manifest.shortest_side} px, too small for patches of {data.patch} px and their "
                 f"margin ({self.side} px): lower data.patch, or pack with a larger --crop or --min-side"
             )
-        if manifest.samples < self.readers:
-            raise ShardError(
-                f"{url} has {manifest.samples} samples, too few for {self.readers} readers ({world} ranks of "
-                f"{max(1, data.workers)} loader workers): use fewer, or pack more"
-            )
+        self.places = part(range(data.batch), rank, world)
+        self.workers = min(data.workers, len(self.places))
+        sizes = tuple(shard.samples for shard in manifest.shards)
+        self.order = Order(sizes, seed, data.batch, data.lanes, data.shuffle_shards, data.patches_per_sample)
+        self.start = 0
+        self.cache = cache_for(url)
+        # Shared by the rank's loader processes, each of which marks what it finds.
+        self.corrupt = torch.zeros(manifest.samples, dtype=torch.bool).share_memory_()
 
     def __iter__(self) -> Iterator[Tensor | UserError]:
         info = get_worker_info()
-        workers = max(1, self.data.workers)
-        # The loader asks its workers in turn, beginning with number 0, wherever the stream begins.
-        worker = (self.start + (info.id if info else 0)) % workers
-        begin, epoch, before = resharded(
-            self.manifest.samples,
-            self.history,
-            self.start,
-            self.world,
-            batch=self.data.batch,
-            workers=workers,
-            patches_per_sample=self.data.patches_per_sample,
-        )
-        done = len(range(begin + (worker - begin) % workers, self.start, workers))
-        flat = self._patches(self.rank * workers + worker, done * self.batch, epoch, before)
+        assert info is not None
         try:
-            while True:
-                batch = np.empty((self.batch, 3, self.side, self.side), np.uint8)
-                for patch in batch:
-                    patch[:] = next(flat).transpose(2, 0, 1)
-                yield torch.from_numpy(batch)
+            yield from self._read(part(self.places, info.id, info.num_workers), self.start)
         except UserError as error:
-            if info is None:
-                raise
             # Raised here, it would reach the training process with a traceback for a message.
             yield error
 
-    def _patches(self, reader: int, start: int, epoch: int, before: Before) -> Iterator[np.ndarray]:
-        """One reader's patches, from the `start`-th on that it reads from `epoch` on, after what was read `before`."""
-        counts = tuple(shard.samples for shard in self.manifest.shards)
-        order = Order(counts, self.seed, reader, self.readers, self.data.shuffle_shards)
-        samples = _Samples(self.url, self.manifest, self.cache, self.corrupt)
-        first, skip = divmod(start, self.data.patches_per_sample)
-        for now, window, shards in prefetch(samples.read(order.since(first, epoch, before)), 1):
-            for shard, index in window:
-                image = samples.image(shard, index, shards)
-                random = np.random.default_rng([self.seed, now, shard, index])
-                cut = patches(image, self.side, self.data.patches_per_sample, self.scale, random)
-                yield from cut[skip:]
-                skip = 0
+    def _read(self, places: range, start: int) -> Iterator[Tensor]:
+        """These places of each batch from number `start` on."""
+        order, samples = self.order, _Samples(self.url, self.manifest, self.cache, self.corrupt)
+        lanes = [order.lane(place) for place in places]
+        starts: dict[int, int] = {}
+        for lane, place in zip(lanes, places, strict=True):
+            starts.setdefault(lane, order.number(start, place)[0])
+        windows = heapq.merge(*(order.windows(*lane) for lane in starts.items()), key=order.begun)
+        read = prefetch(samples.read(windows), len(starts))
+        queues: defaultdict[int, deque[tuple[Window, dict[int, Encoded]]]] = defaultdict(deque)
+
+        def image(lane: int, number: int) -> np.ndarray:
+            queue = queues[lane]
+            while not queue or number >= queue[0][0].end:
+                if queue:
+                    queue.popleft()
+                else:
+                    window, shards = next(read)
+                    queues[window.lane].append((window, shards))
+            window, shards = queue[0]
+            return samples.image(*window.samples[number - window.first], shards)
+
+        images: list[np.ndarray] = []
+        for step in itertools.count(start):
+            corners = order.corners(step)[places.start : places.stop].tolist()
+            batch = np.empty((len(places), 3, self.side, self.side), np.uint8)
+            for at, place in enumerate(places):
+                number, is_new = order.number(step, place)
+                if step == start:
+                    images.append(image(lanes[at], number))
+                elif is_new:
+                    images[at] = image(lanes[at], number)
+                batch[at] = cut(images[at], self.side, self.scale, corners[at]).transpose(2, 0, 1)
+            yield torch.from_numpy(batch)
 
     def metrics(self) -> dict[str, float]:
         """What to report of the data read so far."""
         return {"data/corrupt_samples": float(self.corrupt.sum())}
 
-    def batches(self, start: int = 0, history: Sequence[tuple[int, int]] = ()) -> Iterator[Tensor]:
-        """Batches from the `start`-th on, prepared ahead by the loader's workers or by a thread.
-
-        Args:
-            start: The first batch, counted from the beginning of the run.
-            history: (ranks, batches) of each part of the run until then, in turn, where the number of ranks changed;
-                what it does not tell of was read by as many ranks as there are now.
-        """
-        self.start, self.history = start, tuple(history)
-        if self.data.workers == 0:
-            batches = prefetch(map(Tensor.pin_memory, self) if torch.cuda.is_available() else iter(self), _AHEAD)
-        else:
-            batches = DataLoader(
+    def batches(self, start: int = 0) -> Iterator[Tensor]:
+        """This rank's part of each batch from number `start` on, prepared ahead: B x 3 x side x side, uint8."""
+        if self.workers == 0:
+            yield from prefetch(map(_pinned, self._read(self.places, start)), _AHEAD)
+        self.start = start
+        parts = iter(
+            DataLoader(
                 self,
                 batch_size=None,
-                num_workers=self.data.workers,
+                num_workers=self.workers,
                 prefetch_factor=_AHEAD,
-                pin_memory=torch.cuda.is_available(),
                 multiprocessing_context="spawn",
             )
-        for batch in batches:
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
+        )
+        while True:
+            batch = list(itertools.islice(parts, self.workers))
+            for made in batch:
+                if isinstance(made, UserError):
+                    raise made
+            yield _pinned(torch.cat(batch))
+
+
+def _pinned(batch: Tensor) -> Tensor:
+    return batch.pin_memory() if torch.cuda.is_available() else batch
 
 
 def open_stream(data: Data, *, scale: int, seed: int, rank: int = 0, world: int = 1) -> Stream:

@@ -17,10 +17,13 @@ class Data(Part):
     batch: int = Field(16, ge=1)
     """Patches a step, over all ranks together."""
     patches_per_sample: int = Field(1, ge=1)
-    """Patches cut from a sample each time it is decoded."""
+    """Patches cut from a sample each time it is decoded, one for each of as many batches."""
     workers: int = Field(0, ge=0)
     """Loader processes of each rank; 0 decodes in a thread of the training process."""
+    lanes: int = Field(8, ge=1)
+    """Streams of shards that are read side by side, each of which gives equally many patches of a batch. Ranks and
+    loader workers share the lanes: those of one lane read the same shards, so that more of them want more lanes."""
     shuffle_shards: int = Field(4, ge=1)
-    """Shards whose samples are shuffled together; as many are held by each loader."""
+    """Shards whose samples are shuffled together, over all lanes, each of which shuffles at least one."""
     augment: bool = True
     """The eight flips and quarter turns, at random."""

@@ -73,9 +73,7 @@ def train_run(
     Raises:
         UserError: It can't be trained or continued.
     """
-    ranks = Ranks.present(recipe.data.batch)
-    if ranks.stands_by:
-        return _stand_by(recipe, store, preempted, stop_at_step)
+    ranks = Ranks.present()
     stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, rank=ranks.rank, world=ranks.world)
     measured = _benchmarks(recipe.evaluation.benchmarks, recipe.scale)
     if run:
@@ -93,17 +91,6 @@ def train_run(
         run.save()
         store.stop(result.metrics, stop_at_step)
     return result.metrics
-
-
-def _stand_by(
-    recipe: Recipe, store: RunStore, preempted: Callable[[], bool], stop_at_step: int | None
-) -> dict[str, float]:
-    """Answer, as the loop does, on a rank that has no part of the batch, for as long as the others train."""
-    begun = max(store.steps(), default=0)
-    for step in range(begun + 1, stop_at_step or recipe.steps):
-        if step % recipe.log_every_steps == 0 and step % recipe.checkpoint.every_steps:
-            preempted()
-    return {}
 
 
 def _describe(run: Run, recipe: Recipe, stream: Stream, measured: list[Benchmark]) -> None:

@@ -1,6 +1,6 @@
 """Batch norm over the patches of all ranks, so that how many share a batch is no part of the experiment."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,13 +15,11 @@ __all__ = ["SyncBatchNorm", "convert_sync_batch_norm"]
 def convert_sync_batch_norm(network: nn.Module, ranks: "Ranks") -> None:
     """Let each batch norm of a network take its statistics over the patches of all ranks; weights stay as they are.
 
-    Args:
-        network: Not a batch norm itself.
-        ranks: Each has as many patches as the others.
+    The network is not a batch norm itself.
     """
     if next(network.parameters()).is_cuda:
         # Torch's own works on GPUs alone.
-        nn.SyncBatchNorm.convert_sync_batchnorm(network, ranks.group)
+        nn.SyncBatchNorm.convert_sync_batchnorm(network)
         return
     for parent in list(network.modules()):
         for name, child in parent.named_children():
@@ -30,7 +28,7 @@ def convert_sync_batch_norm(network: nn.Module, ranks: "Ranks") -> None:
 
 
 class SyncBatchNorm(nn.BatchNorm2d):
-    """Ioffe and Szegedy's batch norm (2015), its mean and variance those of all ranks' inputs.
+    """Ioffe and Szegedy's batch norm (2015), its mean and variance those of all ranks' inputs, however many each has.
 
     Args:
         alone: The layer that it takes the place of, and whose weights and statistics it has.
@@ -44,8 +42,7 @@ class SyncBatchNorm(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
             return super().forward(x)
-        y, mean, variance = _Normalise.apply(x, self.weight, self.bias, self.eps, self.ranks)
-        count = x.numel() // x.shape[1] * self.ranks.world
+        y, mean, variance, count = _Normalise.apply(x, self.weight, self.bias, self.eps, self.ranks)
         with torch.no_grad():
             self.num_batches_tracked += 1
             self.running_mean.lerp_(mean, self.momentum)
@@ -57,24 +54,29 @@ class _Normalise(torch.autograd.Function):
     """Of torch's own kernels: of one rank's statistics, and of those that are given."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Tensor, eps: float, ranks) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, ranks: "Ranks"
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         _, own_mean, own_scale = torch.native_batch_norm(x, weight, bias, None, None, True, 0.0, eps)
-        means, scales = ranks.gather(torch.stack([own_mean, own_scale])).unbind(1)
-        mean = means.mean(0)
-        variance = (scales.pow(-2) - eps + (means - mean).square()).mean(0)
-        ctx.save_for_backward(x, weight, mean, variance)
+        own_count = torch.full_like(own_mean, x.numel() // x.shape[1])
+        means, scales, counts = ranks.gather(torch.stack([own_mean, own_scale, own_count])).unbind(1)
+        count = counts.sum(0)
+        shares = counts / count
+        mean = (shares * means).sum(0)
+        variance = (shares * (scales.pow(-2) - eps + (means - mean).square())).sum(0)
+        ctx.save_for_backward(x, weight, mean, variance, count)
         ctx.eps, ctx.ranks = eps, ranks
-        ctx.mark_non_differentiable(mean, variance)
-        return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance
+        ctx.mark_non_differentiable(mean, variance, count)
+        return F.batch_norm(x, mean, variance, weight, bias, eps=eps), mean, variance, count
 
     @staticmethod
-    def backward(ctx, gradient: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor, None, None]:
-        x, weight, mean, variance = ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor, *_: None) -> tuple[Tensor, Tensor, Tensor, None, None]:
+        x, weight, mean, variance, count = ctx.saved_tensors
         through_output, of_weight, of_bias = torch.ops.aten.native_batch_norm_backward(
             gradient, x, weight, mean, variance, None, None, False, ctx.eps, [True, True, True]
         )
         # What the mean and the variance of all ranks hand back to each input.
-        shared = ctx.ranks.gather(torch.stack([of_weight, of_bias])).mean(0) / (x.numel() // x.shape[1])
+        shared = ctx.ranks.gather(torch.stack([of_weight, of_bias])).sum(0) / count
         through_variance, through_mean = weight * (variance + ctx.eps).rsqrt() * shared
         through_statistics = F.batch_norm(x, mean, variance, through_variance, through_mean, eps=ctx.eps)
         return through_output.sub_(through_statistics), of_weight, of_bias, None, None

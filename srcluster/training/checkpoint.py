@@ -33,8 +33,6 @@ class State:
     average: dict[str, Tensor]
     """Moving average of the weights; empty where the recipe keeps none."""
     step: int = 0
-    history: list[tuple[int, int]] = field(default_factory=list)
-    """(ranks, steps) of each part of the run so far, in turn: which samples were read depends on it."""
     best: dict[str, float] = field(default_factory=dict)
     """Metrics of the best evaluation so far, `step` among them."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -43,19 +41,9 @@ class State:
         """The weights to evaluate and to keep: the average, if there is one."""
         return {**self.network.state_dict(), **self.average}
 
-    def advance(self, ranks: int) -> None:
-        """Count a step that so many ranks took."""
-        self.step += 1
-        parts = self.history
-        if parts and parts[-1][0] == ranks:
-            ranks, steps = parts.pop()
-        else:
-            steps = 0
-        parts.append((ranks, steps + 1))
-
     def save(self, recipe: Recipe) -> dict[str, bytes]:
         """The state as the contents of files, by their names."""
-        facts = {"step": self.step, "history": self.history, "best": self.best, "recipe": recipe.digest()}
+        facts = {"step": self.step, "best": self.best, "recipe": recipe.digest()}
         optimizer = io.BytesIO()
         torch.save(self.optimizer.state_dict(), optimizer)
         return {
@@ -79,6 +67,11 @@ class State:
 
         try:
             facts = json.loads(files["state.json"])
+            if "history" in facts:
+                raise CheckpointError(
+                    "the checkpoint is of an older srcluster, which took its batches in another order: give the run "
+                    "another name, or continue it with the version that wrote it"
+                )
             if facts["recipe"] != recipe.digest():
                 raise CheckpointError(
                     f"the checkpoint is of recipe {facts['recipe']}, or of an older srcluster, and this is "
@@ -88,7 +81,6 @@ class State:
             self.optimizer.load_state_dict(torch.load(io.BytesIO(files["optimizer.pt"]), device, weights_only=True))
             self.average, self.best_weights = weights("average"), weights("best")
             self.step, self.best = facts["step"], facts["best"]
-            self.history = [(ranks, steps) for ranks, steps in facts["history"]]
         except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(
                 f"the checkpoint can't be read ({error!r}): continue the run with the srcluster that wrote it, or give "

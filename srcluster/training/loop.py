@@ -13,6 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from srcluster import models, objectives
 from srcluster.data.benchmarks import Benchmark
 from srcluster.data.degradation import augment, degrade
+from srcluster.data.order import part
 from srcluster.errors import UserError
 from srcluster.recipe import Optimizer, Recipe, RecipeError, Schedule
 from srcluster.training.checkpoint import State
@@ -51,7 +52,7 @@ class Fit:
 
 def fit(
     recipe: Recipe,
-    open_batches: Callable[[int, Sequence[tuple[int, int]]], Iterator[Tensor]],
+    open_batches: Callable[[int], Iterator[Tensor]],
     benchmarks: Sequence[Benchmark],
     reporter: Reporter,
     ranks: Ranks,
@@ -63,8 +64,8 @@ def fit(
 
     Args:
         recipe: The run.
-        open_batches: Gives this rank's share of the batches from a step on, given (ranks, steps) of each part of the
-            run until then: HR patches with their margin, B x 3 x H x W uint8.
+        open_batches: Gives this rank's part of the batches from a step on: HR patches with their margin,
+            B x 3 x H x W uint8.
         benchmarks: The first is followed during the run and decides which weights are best; all are measured at
             the end. Each rank measures its share of the images.
         reporter: Is told metrics and checkpoints.
@@ -99,7 +100,7 @@ def fit(
     last = stop_at_step or recipe.steps
     meter = Meter(recipe, network, precision, ranks.world, state.step, last)
     train = Step(recipe, state, precision, ranks)
-    batches = open_batches(state.step, tuple(state.history))
+    batches = open_batches(state.step)
     metrics: dict[str, float] = {}
     while state.step < last:
         with meter.waiting():
@@ -203,6 +204,7 @@ class Step:
 
     def __init__(self, recipe: Recipe, state: State, precision: Precision, ranks: Ranks):
         self.recipe, self.state, self.precision, self.ranks = recipe, state, precision, ranks
+        self.places = part(range(recipe.data.batch), ranks.rank, ranks.world)
         self.objective = objectives.build(recipe.objective, precision.device, precision.dtype)
         network = ranks.wrap(state.network)
         self.network = torch.compile(network) if recipe.compile else network
@@ -218,12 +220,13 @@ class Step:
         recipe, state = self.recipe, self.state
         hr = hr.to(self.precision.device, non_blocking=True)
         if recipe.data.augment:
-            hr = augment(hr, self._symmetries(len(hr)))
+            hr = augment(hr, self._symmetries())
         lr, hr = degrade(hr, recipe.scale)
         with self.precision.autocast():
             sr = self.network(lr)
-        loss = self.objective(sr.float(), hr)
-        loss.backward()
+        # Of the whole batch's mean, as much as this rank has of the batch; torch averages gradients over the ranks.
+        loss = self.objective(sr.float(), hr) * (len(self.places) / recipe.data.batch)
+        (loss * self.ranks.world).backward()
         norm = get_total_norm([weight.grad for weight in self.weights if weight.grad is not None])
         if recipe.clip_norm:
             clip_grads_with_norm_(self.weights, recipe.clip_norm, norm)
@@ -232,19 +235,19 @@ class Step:
             group["lr"] = peak * self.factor
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
-        state.advance(self.ranks.world)
+        state.step += 1
         if self.averages:
             torch._foreach_lerp_(self.averages, self.weights, 1 - recipe.ema)
         self.last_loss = loss.detach()
         finite = self.last_loss.isfinite() & norm.isfinite()
         self.diverged_at = torch.where(finite, self.diverged_at, self.diverged_at.clamp_max(state.step))
 
-    def _symmetries(self, share: int) -> Tensor:
+    def _symmetries(self) -> Tensor:
         """Three random bits for each of this rank's patches: its part of those of the whole batch."""
         seed = np.random.SeedSequence([self.recipe.seed, self.state.step]).generate_state(1).item()
         shape = 3, self.recipe.data.batch
         bits = torch.randint(2, shape, generator=torch.Generator().manual_seed(seed), dtype=torch.bool)
-        return bits[:, self.ranks.rank * share : (self.ranks.rank + 1) * share]
+        return bits[:, self.places.start : self.places.stop]
 
     def check(self, saved: int) -> None:
         """Wait for the device, and make sure, on all ranks at once, that training has not diverged.
@@ -256,7 +259,7 @@ class Step:
             NonFiniteLossError: The loss or the gradient of a step was not finite on one of the ranks.
         """
         losses, diverged = self.ranks.gather(torch.stack([self.last_loss, self.diverged_at])).unbind(1)
-        self.loss = losses.mean().item()
+        self.loss = losses.sum().item()
         if (step := diverged.min().item()) < torch.inf:
             raise NonFiniteLossError(
                 f"the loss or its gradient was not finite at step {step:.0f} "

@@ -14,40 +14,31 @@ __all__ = ["Ranks"]
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process, `rank` of `world`; a rank that the batch can't be divided over as well is beyond `world`."""
+    """This process, `rank` of `world`."""
 
     rank: int
     world: int
-    group: distributed.ProcessGroup | None = None
 
     @classmethod
-    def present(cls, batch: int) -> "Ranks":
-        """The ranks there are: as many as share a batch of so many patches evenly."""
+    def present(cls) -> "Ranks":
+        """The ranks there are."""
         if not distributed.is_initialized():
             return cls(0, 1)
-        there = distributed.get_world_size()
-        world = max(number for number in range(1, there + 1) if batch % number == 0)
-        return cls(distributed.get_rank(), world, distributed.new_group(range(world)) if world < there else None)
-
-    @property
-    def stands_by(self) -> bool:
-        return self.rank >= self.world
+        return cls(distributed.get_rank(), distributed.get_world_size())
 
     def wrap(self, network: nn.Module) -> nn.Module:
         """The network with its gradients averaged over the ranks, and with the batch norm of the whole batch."""
         if self.world == 1:
             return network
         convert_sync_batch_norm(network, self)
-        return DistributedDataParallel(
-            network, process_group=self.group, forward_sync_buffers=False, gradient_as_bucket_view=True
-        )
+        return DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
 
     def gather(self, values: Tensor) -> Tensor:
         """Every rank's values, the same number each, on every rank: world x ..."""
         if self.world == 1:
             return values[None]
         gathered = [torch.empty_like(values) for _ in range(self.world)]
-        distributed.all_gather(gathered, values.contiguous(), self.group)
+        distributed.all_gather(gathered, values.contiguous())
         return torch.stack(gathered)
 
     def share(self, items: Sequence) -> Sequence:

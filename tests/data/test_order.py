@@ -1,134 +1,119 @@
-"""The order of samples: an exact partition of every epoch, whoever reads, also when that changes."""
+"""The order of samples: every epoch is every sample once up to the remainder, from any step, whoever reads."""
 
 from collections import Counter
-from itertools import chain, islice
+from itertools import islice
 
-from hypothesis import assume, given, settings
+import numpy as np
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srcluster.data.order import Order, resharded
+from srcluster.data.order import Order, part
 
-SHARDS = st.lists(st.integers(1, 60), min_size=1, max_size=12)
+ORDERS = st.builds(
+    Order,
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=20).map(tuple),
+    seed=st.just(7),
+    batch=st.integers(1, 24),
+    most_lanes=st.integers(1, 12),
+    shuffle_shards=st.integers(1, 12),
+    patches_per_sample=st.integers(1, 5),
+)
+few = settings(deadline=None, max_examples=60)
 
 
-@settings(deadline=None, max_examples=150)
-@given(samples=SHARDS, world=st.integers(1, 64), workers=st.integers(0, 8), window=st.integers(1, 5))
-def test_an_epoch_is_every_sample_once(samples, world, workers, window):
-    readers = world * max(1, workers)
-    orders = [Order(tuple(samples), 7, reader, readers, window) for reader in range(readers)]
-    share = sum(samples) // readers
-    for epoch in (0, 3):
-        read = [list(chain.from_iterable(order.epoch(epoch))) for order in orders]
-        assert {len(one) for one in read} == {share}
-        seen = Counter(chain.from_iterable(read))
-        assert set(seen.values()) <= {1}
-        assert sum(samples) - len(seen) == sum(samples) % readers
-        assert all(0 <= index < samples[shard] for shard, index in seen)
+def samples_of(order: Order, lane: int, first: int, number: int) -> list[tuple[int, int]]:
+    """Samples `first` to `first + number` of a lane."""
+    samples: list[tuple[int, int]] = []
+    for window in order.windows(lane, first):
+        samples += window.samples[max(first - window.first, 0) :]
+        if len(samples) >= number:
+            return samples[:number]
+    raise AssertionError
+
+
+@few
+@given(order=ORDERS, epoch=st.sampled_from([0, 3]))
+def test_an_epoch_is_every_sample_once_up_to_the_remainder(order, epoch):
+    total = sum(order.sizes)
+    assert order.lanes == max(n for n in range(1, order.most_lanes + 1) if order.batch % n == 0 and n <= total)
+    read = [samples_of(order, lane, epoch * order.share, order.share) for lane in range(order.lanes)]
+    seen = Counter(sample for lane in read for sample in lane)
+    assert set(seen.values()) == {1}
+    assert total - len(seen) == total % order.lanes
+    assert all(0 <= index < order.sizes[shard] for shard, index in seen)
+
+
+@few
+@given(order=ORDERS, start=st.integers(0, 300))
+def test_starting_late_is_skipping(order, start):
+    for lane in {0, order.lanes - 1}:
+        assert samples_of(order, lane, start, 30) == samples_of(order, lane, 0, start + 30)[start:]
+
+
+@few
+@given(order=ORDERS, start=st.integers(0, 50))
+def test_places_take_every_sample_of_their_lane_in_turn(order, start):
+    """Each for `patches_per_sample` batches, and each lane equally many of a batch."""
+    per_sample = order.patches_per_sample
+    lanes = Counter(map(order.lane, range(order.batch)))
+    assert set(lanes.values()) == {order.batch // order.lanes}
+    taken = Counter()
+    for step in range(start, start + 3 * per_sample):
+        for place in range(order.batch):
+            number, is_new = order.number(step, place)
+            assert step == 0 or is_new == (number != order.number(step - 1, place)[0])
+            taken[order.lane(place), number] += 1
+    for lane in lanes:
+        numbers = sorted(number for at, number in taken if at == lane)
+        assert numbers == list(range(numbers[0], numbers[-1] + 1))
+        inner = [taken[lane, number] for number in numbers[lanes[lane] : -lanes[lane]]]
+        assert set(inner) <= {per_sample}
+
+
+@few
+@given(order=ORDERS, lane=st.integers(0, 11))
+def test_a_window_is_begun_when_its_first_sample_is_taken(order, lane):
+    places = [place for place in range(order.batch) if order.lane(place) == lane]
+    for window in islice(order.windows(lane), 5) if places else []:
+        step = max(order.begun(window), 0)
+        assert window.first in [order.number(step, place)[0] for place in places]
+        assert step == 0 or window.first > order.number(step - 1, places[-1])[0]
 
 
 def test_every_epoch_has_another_order_and_leaves_out_others():
-    samples = (40, 40, 41)
-    everything = {(shard, index) for shard, size in enumerate(samples) for index in range(size)}
-    orders = [Order(samples, 0, reader, 4, 2) for reader in range(4)]
-    epochs = [[pair for order in orders for pair in chain.from_iterable(order.epoch(epoch))] for epoch in range(3)]
+    order = Order((40, 40, 41), 0, 8, 4, 4, 1)
+    everything = {(shard, index) for shard, size in enumerate(order.sizes) for index in range(size)}
+    epochs = [
+        [sample for lane in range(4) for sample in samples_of(order, lane, epoch * order.share, order.share)]
+        for epoch in range(3)
+    ]
     assert epochs[0] != epochs[1] != epochs[2]
     assert len(set.union(*(everything - set(epoch) for epoch in epochs))) > 1
 
 
-@settings(deadline=None, max_examples=50)
-@given(samples=SHARDS, readers=st.integers(1, 4), window=st.integers(1, 5), start=st.integers(0, 200))
-def test_starting_late_is_skipping(samples, readers, window, start):
-    if sum(samples) < readers:
-        return
-    order = Order(tuple(samples), 1, readers - 1, readers, window)
-    flat = lambda start: chain.from_iterable(((epoch, pair) for pair in pairs) for epoch, pairs in order.since(start))  # noqa: E731
-    assert list(islice(flat(start), 40)) == list(islice(flat(0), start, start + 40))
+@few
+@given(batch=st.integers(1, 300), world=st.integers(1, 64), workers=st.integers(1, 8))
+def test_parts_are_all_of_a_batch_and_nearly_equal(batch, world, workers):
+    world = min(world, batch)
+    parts = [part(range(batch), rank, world) for rank in range(world)]
+    assert [place for places in parts for place in places] == list(range(batch))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    for places in parts:
+        number = min(workers, len(places))
+        inner = [part(places, worker, number) for worker in range(number)]
+        assert [place for mine in inner for place in mine] == list(places)
+        assert min(map(len, inner)) > 0
 
 
-@settings(deadline=None, max_examples=150)
-@given(samples=SHARDS, window=st.integers(1, 5), draw=st.data())
-def test_an_epoch_whose_readers_change_is_still_every_sample_once(samples, window, draw):
-    before, seen, left = [], Counter(), sum(samples)
-    for readers in draw.draw(st.lists(st.integers(1, 6), min_size=1, max_size=4)):
-        orders = [Order(tuple(samples), 3, reader, readers, window) for reader in range(readers)]
-        read = [draw.draw(st.integers(0, left // readers)) for _ in orders]
-        for order, number in zip(orders, read, strict=True):
-            seen.update(list(chain.from_iterable(order.epoch(5, before)))[:number])
-        before.append(read)
-        left -= sum(read)
-    orders = [Order(tuple(samples), 3, reader, 2, window) for reader in range(2)]
-    for order in orders:
-        seen.update(chain.from_iterable(order.epoch(5, before)))
-    assert set(seen.values()) <= {1}
-    assert sum(samples) - len(seen) == left % 2
+def test_corners_differ_by_step_and_place():
+    order = Order((10,), 0, 16, 8, 8, 1)
+    corners = np.concatenate([order.corners(step) for step in range(4)])
+    assert len(np.unique(corners)) == corners.size
+    assert ((corners >= 0) & (corners < 1)).all()
 
 
-@settings(deadline=None, max_examples=50)
-@given(samples=SHARDS, start=st.integers(0, 200), draw=st.data())
-def test_starting_late_is_skipping_also_after_a_change(samples, start, draw):
-    if sum(samples) < 2:
-        return
-    order = Order(tuple(samples), 1, 1, 2, 2)
-    before = [[draw.draw(st.integers(0, sum(samples) // 3)) for _ in range(3)]]
-    flat = lambda start: chain.from_iterable(  # noqa: E731
-        ((epoch, pair) for pair in pairs) for epoch, pairs in order.since(start, 4, {4: before})
-    )
-    assert list(islice(flat(start), 40)) == list(islice(flat(0), start, start + 40))
-
-
-@settings(deadline=None, max_examples=100)
-@given(
-    samples=SHARDS,
-    parts=st.lists(st.tuples(st.sampled_from([1, 2, 3, 4, 6, 12]), st.integers(0, 30)), min_size=1, max_size=5),
-    workers=st.integers(1, 3),
-    per_sample=st.integers(1, 5),
-)
-def test_ranks_that_come_and_go_read_every_sample_once(samples, parts, workers, per_sample):
-    total, batch = sum(samples), 12
-    assume(total >= 12 * workers)
-    seen, steps, reached = Counter(), 0, []
-    for part, (world, number) in enumerate(parts):
-        begin, epoch, before = resharded(
-            total, parts[:part], steps, world, batch=batch, workers=workers, patches_per_sample=per_sample
-        )
-        assert begin <= steps
-        for reader in range(world * workers):
-            mine = [step for step in range(begin, steps + number) if step % workers == reader % workers]
-            done, end = (
-                -(-len([step for step in mine if step < until]) * (batch // world) // per_sample)
-                for until in (steps, steps + number)
-            )
-            order = Order(tuple(samples), 3, reader, world * workers, 2)
-            flat = chain.from_iterable(((at, pair) for pair in pairs) for at, pairs in order.since(0, epoch, before))
-            read = list(islice(flat, end))[done:]
-            seen.update(read)
-            reached.append(epoch)
-        steps += number
-    assert set(seen.values()) <= {1}
-    by_epoch = Counter(epoch for epoch, _ in seen)
-    # What is over lacks fewer than the readers that ended it.
-    assert all(total - by_epoch[epoch] < 12 * workers for epoch in range(max(reached)))
-
-
-@settings(deadline=None, max_examples=100)
-@given(parts=st.lists(st.integers(0, 50), max_size=4), more=st.integers(0, 50), workers=st.integers(1, 4))
-def test_a_history_of_as_many_ranks_changes_nothing(parts, more, workers):
-    history, start = [(2, number) for number in parts], sum(parts) + more
-    assert resharded(40, history, start, 2, batch=8, workers=workers, patches_per_sample=3) == (0, 0, {})
-
-
-def test_where_a_run_stands_that_lost_a_rank():
-    # 5 batches of 4 patches, 2 a sample: each of two ranks has used 10 patches and begun 5 samples.
-    assert resharded(16, [(2, 5)], 7, 1, batch=4, workers=1, patches_per_sample=2) == (5, 0, {0: [[5, 5]]})
-    # Of two workers, number 0 made one batch more and has ended the epoch; number 1 has not.
-    assert resharded(16, [(2, 3)], 3, 1, batch=4, workers=2, patches_per_sample=1) == (
-        3,
-        0,
-        {0: [[4, 2, 4, 2]], 1: [[0, 0, 0, 0]]},
-    )
-    # Both have ended it, and number 0 has begun the next.
-    assert resharded(8, [(2, 5)], 5, 1, batch=4, workers=2, patches_per_sample=2) == (
-        5,
-        1,
-        {0: [[2, 2, 2, 2]], 1: [[1, 0, 1, 0]]},
-    )
+def test_of_many_shards_any_step_is_near():
+    """A million samples: the plan costs the shards' names and one window, wherever it begins."""
+    order = Order((400,) * 2500, 0, 64, 8, 8, 1)
+    window = next(order.windows(5, 10**9 + 7))
+    assert window.first <= 10**9 + 7 < window.end <= window.first + 400

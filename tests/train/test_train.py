@@ -1,9 +1,8 @@
 """Trainings under Ray Train, as a person starts them: finished, killed in every way, and elastic."""
 
-import json
+import re
 import signal
 import time
-from contextlib import suppress
 
 import psutil
 import pytest
@@ -163,33 +162,37 @@ def test_ranks_that_come_and_go(shell, ray_cluster):
     process = shell.start_on(cluster.address, "srcluster.train", *RECIPE, *longer)
     try:
         # It may begin before the second node is there.
-        shell.wait_for(lambda: ranks_of(kept)[-1:] == [2], process)
+        wait_for_ranks(shell, process, kept, 2)
         cluster.kill(node)
-        shell.wait_for(lambda: ranks_of(kept)[-2:] == [2, 1], process)
+        wait_for_ranks(shell, process, kept, 1)
         cluster.join("--num-cpus=1")
-        shell.wait_for(lambda: ranks_of(kept)[-3:] == [2, 1, 2], process)
+        wait_for_ranks(shell, process, kept, 2)
         process.send_signal(signal.SIGINT)
-        shell.finish(process)
+        printed = shell.finish(process)
     finally:
         process.kill()
     rates = MlflowClient().get_metric_history(run_of(name).info.run_id, "train/lr")
-    assert sum(taken for _, taken in history(kept)) == kept.steps()[-1] <= rates[-1].step
+    assert re.findall(r"(\d) workers? of 1 threads", printed)[-3:] == ["2", "1", "2"]
+    assert kept.steps()[-1] <= rates[-1].step
     assert [point.step for point in rates] == list(range(50, rates[-1].step + 1, 50))
     schedule = Schedule(kind="cosine")
     for point in rates:
         assert point.value == pytest.approx(1e-4 * learning_rate_factor(schedule, point.step - 1, steps), abs=1e-12)
 
 
-def ranks_of(kept: RunStore) -> list[int]:
-    """Of each part of a run."""
-    return [ranks for ranks, _ in history(kept)]
+def wait_for_ranks(shell, process, kept: RunStore, ranks: int) -> None:
+    """Until so many ranks train, and have made a checkpoint."""
+    shell.wait_for(lambda: len(workers(shell)) == ranks, process)
+    begun = max(kept.steps(), default=0)
+    shell.wait_for(lambda: len(workers(shell)) == ranks and max(kept.steps(), default=0) > begun + 100, process)
 
 
-def history(kept: RunStore) -> list[tuple[int, int]]:
-    """(ranks, steps) of each part of a run, by its last checkpoint."""
-    for step in reversed(kept.steps()):
-        # It may be on its way out.
-        with suppress(storage.StorageError):
-            state = storage.read(storage.join(kept.url, f"step-{step:08d}", "state.json"))
-            return [tuple(part) for part in json.loads(state)["history"]]
-    return []
+@pytest.mark.cluster
+def test_ranks_that_diverge_all_end(shell):
+    """Also where the batch can't be divided evenly."""
+    arguments = ("optimizer.lr=1e30", "data.batch=3", "log_every_steps=5", "evaluation.benchmarks=[pieces]")
+    printed = shell.finish(process := start(shell, "diverged", *arguments))
+    assert process.returncode == 2
+    assert "2 workers of 1 threads, from its beginning" in printed
+    assert "lower the learning rate" in printed
+    assert not workers(shell)

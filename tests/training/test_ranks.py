@@ -1,4 +1,4 @@
-"""Two ranks are one: the same batch, the same weights, the same scores, the same end."""
+"""Several ranks are one: the same batch, the same weights, the same scores, the same end."""
 
 import json
 import subprocess
@@ -14,6 +14,7 @@ from torch import distributed, nn
 
 from srcluster.data import benchmarks
 from srcluster.data.degradation import margin
+from srcluster.data.order import part
 from srcluster.errors import UserError
 from srcluster.models.residual import ResidualNetwork
 from srcluster.recipe import recipe_from
@@ -25,7 +26,7 @@ RECIPE = {
     "name": "ranks",
     "steps": 6,
     "model": {"kind": "residual", "features": 8, "blocks": 1, "norm": "none"},
-    "data": {"patch": 32, "batch": 4},
+    "data": {"patch": 32, "batch": 16},
     "objective": {"kind": "l1"},
     "precision": "fp32",
     "optimizer": {"lr": 1e-3},
@@ -56,15 +57,14 @@ def train(ranks: Ranks, folder: Path, changes: dict, broken_rank: int | None) ->
     """A training on given batches, of which each rank takes its part; what comes of it is left in a folder."""
     recipe = recipe_from(RECIPE, changes)
     side = 32 + 2 * margin(4)
-    batches = torch.randint(256, (recipe.steps, 4, 3, side, side), generator=torch.Generator().manual_seed(0))
-    share = 4 // ranks.world
-    mine = slice(ranks.rank * share, (ranks.rank + 1) * share)
+    batches = torch.randint(256, (recipe.steps, 16, 3, side, side), generator=torch.Generator().manual_seed(0))
+    mine = part(range(16), ranks.rank, ranks.world)
     benchmark = benchmarks.load("Wheel3", 4)
     small = replace(benchmark, images=tuple(_piece(image) for image in benchmark.images))
     reporter = Reporter(folder)
 
-    def open_batches(start, history):
-        yield from (batch[mine].byte() for batch in batches[start:])
+    def open_batches(start):
+        yield from (batch[mine.start : mine.stop].byte() for batch in batches[start:])
 
     torch.set_num_threads(1)
     try:
@@ -82,7 +82,7 @@ def _piece(image):
     return replace(image, hr=image.hr[:64, :64], lr=image.lr[:16, :16])
 
 
-def train_together(folder: Path, world: int = 2, changes=None, broken_rank: int | None = None) -> None:
+def train_together(folder: Path, world: int, changes=None, broken_rank: int | None = None) -> None:
     folder.mkdir()
     told = [json.dumps([rank, world, str(folder), changes or {}, broken_rank]) for rank in range(world)]
     processes = [subprocess.Popen([sys.executable, __file__, words]) for words in told]
@@ -92,9 +92,7 @@ def train_together(folder: Path, world: int = 2, changes=None, broken_rank: int 
 def main(rank: int, world: int, folder: str, changes: dict, broken_rank: int | None) -> None:
     """One rank, in a process of its own."""
     distributed.init_process_group("gloo", f"file://{folder}/meeting", rank=rank, world_size=world)
-    ranks = Ranks.present(recipe_from(RECIPE, changes).data.batch)
-    if not ranks.stands_by:
-        train(ranks, Path(folder), changes, broken_rank)
+    train(Ranks.present(), Path(folder), changes, broken_rank)
     distributed.barrier()
 
 
@@ -103,21 +101,18 @@ NORMALISED = {"model.norm": "batch", "model.around": "norm_activation", "optimiz
 
 
 @pytest.mark.parametrize("changes", [{}, {"clip_norm": 0.01}, NORMALISED])
-def test_two_ranks_end_as_one_does(tmp_path, changes):
+def test_three_ranks_with_unequal_shares_end_as_one_does(tmp_path, changes):
     (tmp_path / "one").mkdir()
     train(Ranks(0, 1), tmp_path / "one", changes, None)
-    # Three cannot share four patches: one stands by.
-    train_together(tmp_path / "two", world=3, changes=changes)
+    train_together(tmp_path / "three", world=3, changes=changes)
     for name in ("network", "average", "best"):
-        one, two = (load_file(tmp_path / folder / "6" / f"{name}.safetensors") for folder in ("one", "two"))
-        torch.testing.assert_close(one, two, rtol=1e-4, atol=1e-6)
-    losses = [json.loads((tmp_path / folder / "losses-0.json").read_text()) for folder in ("one", "two")]
+        one, three = (load_file(tmp_path / folder / "6" / f"{name}.safetensors") for folder in ("one", "three"))
+        torch.testing.assert_close(one, three, rtol=1e-4, atol=1e-6)
+    losses = [json.loads((tmp_path / folder / "losses-0.json").read_text()) for folder in ("one", "three")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
-    first, second = (json.loads((tmp_path / "two" / f"metrics-{rank}.json").read_text()) for rank in (0, 1))
-    assert first == second
-    assert first == pytest.approx(json.loads((tmp_path / "one" / "metrics-0.json").read_text()), abs=0.01)
-    assert not (tmp_path / "two" / "metrics-2.json").exists()
-    assert json.loads((tmp_path / "two" / "6" / "state.json").read_text())["history"] == [[2, 6]]
+    metrics = [json.loads((tmp_path / "three" / f"metrics-{rank}.json").read_text()) for rank in range(3)]
+    assert metrics[0] == metrics[1] == metrics[2]
+    assert metrics[0] == pytest.approx(json.loads((tmp_path / "one" / "metrics-0.json").read_text()), abs=0.01)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -143,9 +138,9 @@ def test_batch_norm_together_is_batch_norm(dtype):
 
 
 def test_a_rank_that_diverges_ends_all(tmp_path):
-    train_together(tmp_path / "two", changes={"steps": 4}, broken_rank=1)
-    words = [(tmp_path / "two" / f"error-{rank}.txt").read_text() for rank in (0, 1)]
-    assert words[0] == words[1]
+    train_together(tmp_path / "three", world=3, changes={"steps": 4}, broken_rank=1)
+    words = [(tmp_path / "three" / f"error-{rank}.txt").read_text() for rank in range(3)]
+    assert words[0] == words[1] == words[2]
     assert "not finite at step 1" in words[0]
     assert "there is no checkpoint yet" in words[0]
 
