@@ -45,7 +45,7 @@ def connect(address: str, **options: Any) -> None:
     Raises:
         UserError: No cluster answers, or it does not let us in.
     """
-    _check_reachable(address)
+    check_reachable(address)
     # `ray job submit` may have been told the same, which is no conflict.
     os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"
     told = {"env_vars": worker_env()}
@@ -138,7 +138,7 @@ def warn_if_no_capacity(wanted: Mapping[str, float], advice: str = "") -> None:
         print(f"the cluster has no room yet: waiting until it has{advice}", flush=True)
 
 
-def _check_reachable(address: str) -> None:
+def check_reachable(address: str) -> None:
     """Find out within seconds whether a gRPC server answers there: Ray tries for 14 minutes, and ends the process."""
     found = canonicalize_bootstrap_address(address) if address == "auto" else address.removeprefix("ray://")
     if found is None:

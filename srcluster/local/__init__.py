@@ -142,9 +142,9 @@ def _launch(name: str, cluster: Cluster) -> Cluster:
         # One that no longer answers, or what a leader that was killed has left of its session.
         processes.end([cluster.processes[name]], timeout_s=0)
     command, environment = prepare(name, cluster)
-    home = cluster.state / name
-    home.mkdir(exist_ok=True)
-    leader = processes.launch(command, home, environment, _log(name, cluster))
+    folder = cluster.state / name
+    folder.mkdir(exist_ok=True)
+    leader = processes.launch(command, folder, environment, _log(name, cluster))
     cluster = replace(cluster, processes=cluster.processes | {name: leader})
     if name == "ray":
         cluster = replace(cluster, joined=digest(environment))

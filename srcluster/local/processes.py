@@ -38,28 +38,25 @@ def is_alive(leader: tuple[int, float]) -> bool:
     return process is not None and _runs(process)
 
 
-def family(leader: tuple[int, float]) -> list[psutil.Process]:
-    """What lives of a leader's session and of its descendants, which may have sessions of their own.
-
-    A leader that was killed leaves the others of its session behind; they are still found.
-    """
+def members(leader: tuple[int, float]) -> list[psutil.Process]:
+    """The living processes of a leader's session, also where the leader was killed, and its descendants elsewhere."""
     first = _process(leader)
     if first is None and psutil.pid_exists(leader[0]):
         return []
-    members = {first, *first.children(recursive=True)} if first else set()
-    members.update(process for process in psutil.process_iter() if _session(process) == leader[0])
-    return [process for process in members if _runs(process)]
+    found = {first, *first.children(recursive=True)} if first else set()
+    found.update(process for process in psutil.process_iter() if _session(process) == leader[0])
+    return [process for process in found if _runs(process)]
 
 
 def end(leaders: Iterable[tuple[int, float]], timeout_s: float) -> None:
-    """Ask leaders to end, and kill what is left of their families after `timeout_s`; 0 kills at once."""
+    """Ask leaders to end, and kill what is left of their processes after `timeout_s`; 0 kills at once."""
     leaders = list(leaders)
-    doomed = {process for leader in leaders for process in family(leader)}
+    doomed = {process for leader in leaders for process in members(leader)}
     if timeout_s > 0:
         firsts = [process for leader in leaders if (process := _process(leader))]
         _signal(firsts, signal.SIGTERM)
         _wait(firsts, timeout_s)
-        doomed.update(process for leader in leaders for process in family(leader))
+        doomed.update(process for leader in leaders for process in members(leader))
     _signal(doomed, signal.SIGKILL)
     _wait(doomed, timeout_s=10)
 

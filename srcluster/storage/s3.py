@@ -72,12 +72,12 @@ def _patient(ask: Callable[Concatenate[Any, str, P], T]) -> Callable[Concatenate
 
 def chunks(url: str, patience_s: float, chunk_bytes: int) -> Iterator[bytes]:
     """Stream an object, each connection going on where the last one broke off."""
-    place, patience = _place(url), _Patience(url, patience_s)
+    patience = _Patience(url, patience_s)
     offset, size, etag = 0, None, None
     while size is None or offset < size:
         with patience:
             rest = {"Range": f"bytes={offset}-", "IfMatch": etag}
-            answer = _client().get_object(**place, **(rest if etag else {}))
+            answer = _client().get_object(**_object(url), **(rest if etag else {}))
             with closing(answer["Body"]) as body:
                 pieces = body.iter_chunks(chunk_bytes)
                 piece = next(pieces, b"")
@@ -100,7 +100,7 @@ def chunks(url: str, patience_s: float, chunk_bytes: int) -> Iterator[bytes]:
 def write(s3: Any, url: str, data: bytes, expected: str | None = None) -> None:
     condition = {} if expected is None else {"IfMatch": expected} if expected else {"IfNoneMatch": "*"}
     try:
-        s3.put_object(**_place(url), **condition, Body=data)
+        s3.put_object(**_object(url), **condition, Body=data)
     except ClientError as error:
         # Amazon says 404 of an expected object that is gone, and 409 where two write at once.
         if condition and faults.status(error) in (404, 409, 412) and error.response["Error"]["Code"] != "NoSuchBucket":
@@ -111,13 +111,13 @@ def write(s3: Any, url: str, data: bytes, expected: str | None = None) -> None:
 @_patient
 def upload(s3: Any, url: str, path: Path) -> None:
     with path.open("rb") as file:
-        s3.upload_fileobj(file, **_place(url))
+        s3.upload_fileobj(file, **_object(url))
 
 
 @_patient
 def version(s3: Any, url: str) -> str:
     try:
-        etag = s3.head_object(**_place(url)).get("ETag", '"')
+        etag = s3.head_object(**_object(url)).get("ETag", '"')
     except ClientError as error:
         if faults.status(error) == 404:
             return ""
@@ -143,7 +143,7 @@ def versions(s3: Any, url: str) -> dict[str, str]:
 
 @_patient
 def delete(s3: Any, url: str) -> None:
-    s3.delete_object(**_place(url))
+    s3.delete_object(**_object(url))
 
 
 @_patient
@@ -167,8 +167,8 @@ def check(url: str, probe: str | None) -> None:
             raise _cut_off()
         may_read = True
         if probe:
-            s3.put_object(**_place(probe), Body=b"")
-            s3.delete_object(**_place(probe))
+            s3.put_object(**_object(probe), Body=b"")
+            s3.delete_object(**_object(probe))
     except Exception as error:
         if not faults.is_failure(error):
             raise
@@ -224,7 +224,7 @@ def _split(url: str) -> tuple[str, str]:
     return bucket, key
 
 
-def _place(url: str) -> dict[str, str]:
+def _object(url: str) -> dict[str, str]:
     bucket, key = _split(url)
     if not key:
         raise StorageError(f"{url!r} names a bucket alone: write s3://bucket/key")

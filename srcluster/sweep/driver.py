@@ -17,7 +17,7 @@ from ray import tune
 from ray.tune.execution import class_cache
 
 from srcluster import storage, tracking
-from srcluster.cluster.tasks import CPU_NODES, connect, warn_if_no_capacity
+from srcluster.cluster.tasks import CPU_NODES, check_reachable, connect, warn_if_no_capacity
 from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
 from srcluster.recipe.yaml_files import read_file
@@ -52,6 +52,7 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
         UserError: A benchmark, the store, MLflow or the cluster is not as it must be; there is nothing to resume; or
             another driver took the sweep over.
     """
+    check_reachable(address)
     sweeps_url = results_url("sweeps")
     trials = [replace(trial, recipe=resolve_recipe(trial.recipe)) for trial in trials]
     recipe = trials[0].recipe

@@ -15,7 +15,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from srcluster import storage, tracking
-from srcluster.cluster.tasks import CPU_NODES, connect, warn_if_no_capacity
+from srcluster.cluster.tasks import CPU_NODES, check_reachable, connect, warn_if_no_capacity
 from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
 from srcluster.data.stream import open_stream
@@ -77,6 +77,7 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
     """
     # A pod that is deleted, or `ray job stop`.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    check_reachable(address)
     home = results_url("runs")
     recipe = resolve_recipe(recipe)
     name = name or f"{recipe.name}-{recipe.digest()[:8]}"

@@ -44,7 +44,7 @@ def test_a_cluster_that_refuses_is_no_defect(monkeypatch, error, sentence):
     def refuse(*_, **__):
         raise error
 
-    monkeypatch.setattr(tasks, "_check_reachable", lambda address: None)
+    monkeypatch.setattr(tasks, "check_reachable", lambda address: None)
     monkeypatch.setattr(tasks.ray, "init", refuse)
     with pytest.raises(UserError, match=sentence):
         tasks.connect("head:6379")

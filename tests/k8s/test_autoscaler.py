@@ -1,5 +1,7 @@
 """What Ray's own planner makes of the manifests: which pods it adds for work that waits."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +12,8 @@ from ray.autoscaler.v2.utils import ResourceRequestUtil
 from ray.core.generated.common_pb2 import LabelSelectorOperator
 
 from srcluster.cluster.tasks import CPU_NODES
+
+SOURCE = Path(__file__).parents[2] / "srcluster"
 
 
 def pods_for(cluster: dict[str, Any], count: int, resources: dict[str, float], nodes: dict[str, str]) -> dict[str, int]:
@@ -27,6 +31,18 @@ def pods_for(cluster: dict[str, Any], count: int, resources: dict[str, float], n
     )
     launches = ResourceDemandScheduler(event_logger=None).schedule(request).to_launch
     return {launch.instance_type: launch.count for launch in launches if launch.instance_type != "headgroup"}
+
+
+def test_all_that_asks_for_cores_alone_asks_for_cpu_nodes():
+    asks = [
+        path
+        for path in SOURCE.rglob("*.py")
+        if re.search(r"ScalingConfig\(|with_resources\(|num_cpus=[1-9]", path.read_text())
+    ]
+    assert len(asks) == 3
+    for path in asks:
+        assert len(re.findall(r"label_selector=.*(CPU_NODES|nodes)", path.read_text())) == 1, path
+        assert "else CPU_NODES" in path.read_text(), path
 
 
 @pytest.mark.parametrize("waiting", [1, 112, 1000])

@@ -84,7 +84,7 @@ def test_ray_asks_for_its_token(cluster):
 
 @pytest.mark.cluster
 def test_nothing_listens_or_connects_beyond_loopback(cluster):
-    ours = {process.pid for leader in leaders(cluster).values() for process in processes.family(leader)}
+    ours = {process.pid for leader in leaders(cluster).values() for process in processes.members(leader)}
     connections = [connection for connection in psutil.net_connections("inet") if connection.pid in ours]
     ends = {end.ip for connection in connections for end in (connection.laddr, connection.raddr) if end}
     assert len(connections) > len(local.SERVICES)
@@ -108,7 +108,7 @@ def test_up_restarts_only_what_does_not_answer(cluster, monkeypatch):
     """S3, which was killed, and Ray, which lives on without its agent."""
     monkeypatch.setattr(local, "ANSWER_TIMEOUT_S", 1.0)
     before = leaders(cluster)
-    ray_before = processes.family(before["ray"])
+    ray_before = processes.members(before["ray"])
     (agent,) = (process for process in ray_before if "ray::DashboardAgent" in " ".join(process.cmdline()))
     agent.kill()
     os.kill(before["s3"][0], signal.SIGKILL)
@@ -120,7 +120,7 @@ def test_up_restarts_only_what_does_not_answer(cluster, monkeypatch):
     after = leaders(cluster)
     assert len(after) == 3
     assert {name for name in after if after[name] != before[name]} == {"s3", "ray"}
-    assert not set(ray_before) & set(processes.family(after["ray"]))
+    assert not set(ray_before) & set(processes.members(after["ray"]))
     assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in ray_before)
 
 
@@ -175,7 +175,7 @@ def test_down_ends_all_of_its_own_and_nothing_else(cluster, tmp_path):
     leader = mine.processes["s3"]
     # SeaweedFS would take 15 s to close its files in order.
     local.stop(local.SERVICES, tmp_path, timeout_s=1)
-    assert processes.family(leader) == []
+    assert processes.members(leader) == []
     assert local.running(local.load(tmp_path)) == []
     assert not any(list(Path("/tmp").glob(f"seaweedfs-*-{port}.sock")) for port in mine.ports.values())
     assert leaders(cluster) == others
@@ -187,9 +187,9 @@ def test_down_ends_all_of_its_own_and_nothing_else(cluster, tmp_path):
 @pytest.mark.cluster
 def test_ray_ends_in_order_with_all_its_processes(cluster):
     leader = leaders(cluster)["ray"]
-    assert len(processes.family(leader)) > 5
+    assert len(processes.members(leader)) > 5
     local.stop(["ray"], cluster.state)
-    assert processes.family(leader) == []
+    assert processes.members(leader) == []
     assert list(leaders(cluster)) == ["s3", "mlflow"]
 
 
@@ -269,19 +269,19 @@ def test_a_recycled_process_id_is_not_taken_for_a_service():
 @pytest.mark.parametrize("script", ["sleep 1000 & exec sleep 1000", "setsid sleep 1000 & exec sleep 1000"])
 def test_a_leader_ends_with_all_that_it_started(tmp_path, script):
     leader = processes.launch(["sh", "-c", script], tmp_path, dict(os.environ), tmp_path / "log")
-    while len(processes.family(leader)) < 2:
+    while len(processes.members(leader)) < 2:
         time.sleep(0.01)
     processes.end([leader], timeout_s=5)
-    assert processes.family(leader) == []
+    assert processes.members(leader) == []
 
 
 def test_what_a_killed_leader_leaves_is_still_its_own(tmp_path):
     leader = processes.launch(["sh", "-c", "sleep 1000 & sleep 1000"], tmp_path, dict(os.environ), tmp_path / "log")
-    while len(processes.family(leader)) < 3:
+    while len(processes.members(leader)) < 3:
         time.sleep(0.01)
     os.kill(leader[0], signal.SIGKILL)
     os.waitpid(leader[0], 0)
     assert not processes.is_alive(leader)
-    assert len(processes.family(leader)) == 2
+    assert len(processes.members(leader)) == 2
     processes.end([leader], timeout_s=0)
-    assert processes.family(leader) == []
+    assert processes.members(leader) == []
