@@ -10,7 +10,10 @@ from srcluster.local.services import address
 
 
 def up(state: Path | None = None) -> None:
-    """Start what is not running of S3, MLflow and Ray on this machine."""
+    """Start what is not running of S3, MLflow and Ray on this machine.
+
+    SRCLUSTER_STORAGE and AWS_*, and MLFLOW_TRACKING_URI, name a store and a server of your own in place of these.
+    """
     local.up(state)
     print('up; enter it from a shell with: eval "$(python -m srcluster.local env)"')
 

@@ -249,6 +249,15 @@ def test_nothing_of_another_store_reaches_a_service(tmp_path, monkeypatch):
     ray_folder(cluster).rmdir()
 
 
+def test_rays_workers_use_a_store_and_an_mlflow_of_ones_own(tmp_path, monkeypatch):
+    own = {"SRCLUSTER_STORAGE": "s3://mine", "AWS_ENDPOINT_URL": "http://store", "MLFLOW_TRACKING_URI": "http://mlflow"}
+    for name, value in own.items():
+        monkeypatch.setenv(name, value)
+    cluster = Cluster(tmp_path, new_ports(), "key", "secret")
+    assert own.items() <= prepare("ray", cluster).environment.items()
+    ray_folder(cluster).rmdir()
+
+
 def test_what_never_was_up_is_down(tmp_path):
     assert local.find(tmp_path) is None
     local.down(tmp_path)
