@@ -110,7 +110,8 @@ def list_pictures(url: str) -> Listing:
 
 
 def _is_rubbish_folder(name: str) -> bool:
-    return name.startswith(".") or name in _RUBBISH_FOLDERS
+    # In S3 a key may have `..` as a part, which hides nothing.
+    return (name.startswith(".") and name not in (".", "..")) or name in _RUBBISH_FOLDERS
 
 
 def printable(name: str) -> str:

@@ -153,17 +153,20 @@ def _read(encoded: bytes, name: str) -> tuple[Raster, Image.Exif]:
             if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
                 # MPO is what phones call a JPEG with a second, smaller or deeper, view behind it.
                 raise PhotoError(f"{name} has {frames} frames or pages; save the one that is meant by itself")
+            if image.format == "GIF" and image.tile[0].extents != (0, 0, *image.size):
+                raise PhotoError(f"{name} has a frame that does not cover all of it; {_SAVE}")
             largest = _largest(image, encoded, name)
             check_size(name, image.width, image.height, len(image.getbands()) * (1 if largest == 255 else 2))
             raster = _shallow(image, name) if largest == 255 else _deep(image, encoded, largest, name)
             if "icc_profile" in image.info and image.info["icc_profile"] is None:
                 raster.notes.append("a colour profile that can't be read")
             raster.icc = image.info.get("icc_profile")
-    tags = Image.Exif()
+    tags, orientation = Image.Exif(), raster.orientation
     with _noting(raster.notes, "metadata"), _opened(encoded) as image:
         tags = image.getexif()
-        raster.pixels = _UPRIGHT.get(tags.get(ExifTags.Base.Orientation), lambda pixels: pixels)(raster.pixels)
+        orientation = orientation or tags.get(ExifTags.Base.Orientation)
         raster.colour = _colour(encoded, tags)
+    raster.pixels = _UPRIGHT.get(orientation, lambda pixels: pixels)(raster.pixels)
     return raster, tags
 
 

@@ -27,7 +27,8 @@ class Raster:
         alpha: Whether the last channel is one.
         icc: The colour profile.
         colour: What else says which colours are meant, as chunks of a PNG file: gAMA, cHRM, sRGB, cICP, ...
-        notes: What is left out of the file, as a clause.
+        notes: What is left out of the file, as clauses.
+        orientation: That the file itself gives, as EXIF's; else EXIF is asked.
     """
 
     pixels: np.ndarray
@@ -35,6 +36,7 @@ class Raster:
     icc: bytes | None = None
     colour: dict[bytes, bytes] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    orientation: int | None = None
 
 
 def check_size(name: str, width: int, height: int, pixel_bytes: float) -> None:
@@ -48,6 +50,8 @@ def check_size(name: str, width: int, height: int, pixel_bytes: float) -> None:
         limit_bytes = float(given) * 1e9
     except ValueError as error:
         raise PhotoError(f"{_LIMIT} must be a number of 10^9 bytes, not {given!r}") from error
+    if width < 1 or height < 1:
+        raise PhotoError(f"{name} is damaged: it has {width} x {height} pixels; fetch it again or remove it")
     if not width * height * pixel_bytes <= limit_bytes:
         raise PhotoError(
             f"{name} is {width} x {height}: its pixels take {width * height * pixel_bytes / 1e9:.3g} GB, more than the "
@@ -56,8 +60,10 @@ def check_size(name: str, width: int, height: int, pixel_bytes: float) -> None:
 
 
 def scaled(values: np.ndarray, largest: int) -> np.ndarray:
-    """Values up to `largest` as uint8 or uint16 of the whole range: 8 bits where that is 255 or less."""
+    """Values up to `largest` as uint8, or uint16 where that is more than 255, of the whole range; ValueError beyond."""
     full, dtype = (255, np.uint8) if largest <= 255 else (65535, np.uint16)
     if largest == full:
         return values.astype(dtype, copy=False)
-    return ((np.minimum(values, largest).astype(np.uint32) * full + largest // 2) // largest).astype(dtype)
+    if values.size and values.max() > largest:
+        raise ValueError(f"a value of {values.max()}, where {largest} is the most")
+    return ((values.astype(np.uint32) * full + largest // 2) // largest).astype(dtype)

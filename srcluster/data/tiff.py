@@ -9,6 +9,7 @@ import io
 import logging
 import math
 
+import imagecodecs
 import numpy as np
 import tifffile
 
@@ -21,6 +22,9 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _CHANNELS = {"MINISWHITE": 1, "MINISBLACK": 1, "RGB": 3, "PALETTE": 1, "SEPARATED": 4, "YCBCR": 3}
 """Without alpha, by TIFF's photometric interpretation."""
+
+_FAX = (2, 3, 4, 32771)
+"""Compressions that are codes for fax."""
 
 _PREMULTIPLIED, _ALPHA = 1, 2
 """Kinds of extra samples."""
@@ -52,18 +56,22 @@ def read_tiff(encoded: bytes, name: str) -> Raster:
             raise PhotoError(f"{name} has {pages} frames or pages; save the one that is meant by itself")
         _refuse(page, name)
         samples, bits = page.samplesperpixel, page.bitspersample
-        tile = (page.tilewidth, page.tilelength) if page.is_tiled else (0, 0)
-        sides = max(page.imagewidth, tile[0]), max(page.imagelength, tile[1])
-        check_size(name, *sides, samples * (1 if bits <= 8 else 2))
+        tile = (page.tilewidth, page.tilelength) if page.is_tiled else (1, 1)
+        for width, height in ((page.imagewidth, page.imagelength), tile):
+            check_size(name, width, height, samples * (1 if bits <= 8 else 2))
         parts = [*zip(page.dataoffsets, page.databytecounts, strict=False)][: math.prod(page.chunked)]
         whole = page.is_contiguous or len(parts) == math.prod(page.chunked)
         # What is missing would be black.
         if not whole or any(not count or start + count > len(encoded) for start, count in parts):
             raise PhotoError(f"{name} is truncated: some of its pixels are missing; fetch it again or remove it")
         pixels = page.asarray()
+        # A fax code has no checksum, and what is damaged becomes noise: by each decoder another.
+        if page.compression in _FAX and not np.array_equal(pixels, imagecodecs.tiff_decode(encoded)):
+            raise PhotoError(f"{name} is damaged: two decoders differ; fetch it again or remove it")
         pixels = np.moveaxis(pixels, 0, 2) if page.axes == "SYX" else np.atleast_3d(pixels)
         raster = _raster(pixels, page)
         raster.icc = page.iccprofile
+        raster.orientation = page.tags.valueof("Orientation")
     return raster
 
 
@@ -72,7 +80,9 @@ def _refuse(page: tifffile.TiffPage, name: str) -> None:
     kind = _name(tifffile.SAMPLEFORMAT, page.sampleformat)
     compression = _name(tifffile.COMPRESSION, page.compression)
     what = ""
-    if photometric not in _CHANNELS or page.samplesperpixel < _CHANNELS[photometric]:
+    if "PhotometricInterpretation" not in page.tags:
+        what = "channels of which it does not say what they are"
+    elif photometric not in _CHANNELS or page.samplesperpixel < _CHANNELS[photometric]:
         what = f"{page.samplesperpixel} channels of kind {photometric}"
     elif kind != "UINT" or not isinstance(bits, int) or not 1 <= bits <= 16:
         what = f"{bits} bits of kind {kind} a channel"
