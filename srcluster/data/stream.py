@@ -174,9 +174,11 @@ class Stream(IterableDataset):
     def __init__(self, url: str, manifest: Manifest, data: Data, *, scale: int, seed: int, rank: int, world: int):
         self.url, self.manifest, self.data, self.scale = url, manifest, data, scale
         self.side = data.patch + 2 * margin(scale)
-        if data.batch < world:
+        if data.batch < world * data.accumulate:
+            micro = f" in {data.accumulate} micro-batches (data.accumulate)" if data.accumulate > 1 else ""
             raise UserError(
-                f"{world} ranks can't share a batch of {data.batch} patches: use fewer, or raise data.batch"
+                f"{world} rank{'s' * (world > 1)} can't share a batch of {data.batch} patches{micro}: use fewer, or raise "
+                "data.batch"
             )
         if manifest.shortest_side < self.side:
             raise ShardError(

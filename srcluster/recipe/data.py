@@ -16,6 +16,9 @@ class Data(Part):
     """Side of an HR training patch in pixels."""
     batch: int = Field(16, ge=1)
     """Patches a step, over all ranks together."""
+    accumulate: int = Field(1, ge=1)
+    """Micro-batches that a batch is trained in, one after another, to save memory. The result is as without, up to
+    float sums, but for batch norm, whose statistics are then those of a micro-batch."""
     patches_per_sample: int = Field(1, ge=1)
     """Patches cut from a sample each time it is decoded, one for each of as many batches."""
     workers: int = Field(0, ge=0)

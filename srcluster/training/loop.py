@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -206,8 +207,8 @@ class Step:
         self.recipe, self.state, self.precision, self.ranks = recipe, state, precision, ranks
         self.places = part(range(recipe.data.batch), ranks.rank, ranks.world)
         self.objective = objectives.build(recipe.objective, precision.device, precision.dtype)
-        network = ranks.wrap(state.network)
-        self.network = torch.compile(network) if recipe.compile else network
+        self.parallel = ranks.wrap(state.network)
+        self.network = torch.compile(self.parallel) if recipe.compile else self.parallel
         self.weights = list(state.network.parameters())
         self.averages = [state.average[name] for name, _ in state.network.named_parameters() if state.average]
         self.peak_lr = [group["lr"] for group in make_optimizer(state.network, recipe.optimizer).param_groups]
@@ -222,11 +223,7 @@ class Step:
         if recipe.data.augment:
             hr = augment(hr, self._symmetries())
         lr, hr = degrade(hr, recipe.scale)
-        with self.precision.autocast():
-            sr = self.network(lr)
-        # Of the whole batch's mean, as much as this rank has of the batch; torch averages gradients over the ranks.
-        loss = self.objective(sr.float(), hr) * (len(self.places) / recipe.data.batch)
-        (loss * self.ranks.world).backward()
+        loss = self._backward(lr, hr)
         norm = get_total_norm([weight.grad for weight in self.weights if weight.grad is not None])
         if recipe.clip_norm:
             clip_grads_with_norm_(self.weights, recipe.clip_norm, norm)
@@ -238,9 +235,24 @@ class Step:
         state.step += 1
         if self.averages:
             torch._foreach_lerp_(self.averages, self.weights, 1 - recipe.ema)
-        self.last_loss = loss.detach()
+        self.last_loss = loss
         finite = self.last_loss.isfinite() & norm.isfinite()
         self.diverged_at = torch.where(finite, self.diverged_at, self.diverged_at.clamp_max(state.step))
+
+    def _backward(self, lr: Tensor, hr: Tensor) -> Tensor:
+        """Add up the gradients of the micro-batches; this rank's part of the batch's loss."""
+        data, total = self.recipe.data, torch.zeros((), device=lr.device)
+        for number in range(data.accumulate):
+            # The same places of the batch whatever the ranks, as batch norm sees a micro-batch as a whole.
+            mine = slice((number - self.places.start) % data.accumulate, None, data.accumulate)
+            with self.ranks.local_gradients(self.parallel) if number < data.accumulate - 1 else nullcontext():
+                with self.precision.autocast():
+                    sr = self.network(lr[mine])
+                loss = self.objective(sr.float(), hr[mine]) * (len(self.places[mine]) / data.batch)
+                # Torch averages gradients over the ranks.
+                (loss * self.ranks.world).backward()
+            total += loss.detach()
+        return total
 
     def _symmetries(self) -> Tensor:
         """Three random bits for each of this rank's patches: its part of those of the whole batch."""

@@ -1,6 +1,7 @@
 """The processes that train together, as torch.distributed knows them; alone, this is rank 0 of 1."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,11 @@ class Ranks:
             return network
         convert_sync_batch_norm(network, self)
         return DistributedDataParallel(network, forward_sync_buffers=False, gradient_as_bucket_view=True)
+
+    @staticmethod
+    def local_gradients(network: nn.Module) -> AbstractContextManager[None]:
+        """A context in which a wrapped network's gradients add up on each rank, for a later one to average."""
+        return network.no_sync() if isinstance(network, DistributedDataParallel) else nullcontext()
 
     def gather(self, values: Tensor) -> Tensor:
         """Every rank's values, the same number each, on every rank: world x ..."""

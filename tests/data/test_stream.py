@@ -146,6 +146,7 @@ def test_patches_lie_on_the_lr_grid():
     [
         ({"patch": 64}, 1, "too small for patches of 64 px and their margin \\(80 px\\)"),
         ({}, 7, "7 ranks can't share a batch of 6 patches: use fewer, or raise data.batch"),
+        ({"accumulate": 4}, 2, r"2 ranks can't share a batch of 6 patches in 4 micro-batches \(data.accumulate\): use"),
     ],
 )
 def test_shards_that_do_not_fit(shards, changes, world, words):

@@ -26,7 +26,7 @@ RECIPE = {
     "name": "ranks",
     "steps": 6,
     "model": {"kind": "residual", "features": 8, "blocks": 1, "norm": "none"},
-    "data": {"patch": 32, "batch": 16},
+    "data": {"patch": 16, "batch": 16},
     "objective": {"kind": "l1"},
     "precision": "fp32",
     "optimizer": {"lr": 1e-3},
@@ -56,7 +56,7 @@ class Reporter:
 def train(ranks: Ranks, folder: Path, changes: dict, broken_rank: int | None) -> None:
     """A training on given batches, of which each rank takes its part; what comes of it is left in a folder."""
     recipe = recipe_from(RECIPE, changes)
-    side = 32 + 2 * margin(4)
+    side = 16 + 2 * margin(4)
     batches = torch.randint(256, (recipe.steps, 16, 3, side, side), generator=torch.Generator().manual_seed(0))
     mine = part(range(16), ranks.rank, ranks.world)
     benchmark = benchmarks.load("Wheel3", 4)
@@ -100,7 +100,10 @@ def main(rank: int, world: int, folder: str, changes: dict, broken_rank: int | N
 NORMALISED = {"model.norm": "batch", "model.around": "norm_activation", "optimizer.kind": "sgd"}
 
 
-@pytest.mark.parametrize("changes", [{}, {"clip_norm": 0.01}, NORMALISED])
+ACCUMULATED = NORMALISED | {"data.accumulate": 4}
+
+
+@pytest.mark.parametrize("changes", [{"clip_norm": 0.01}, NORMALISED, ACCUMULATED])
 def test_three_ranks_with_unequal_shares_end_as_one_does(tmp_path, changes):
     (tmp_path / "one").mkdir()
     train(Ranks(0, 1), tmp_path / "one", changes, None)
@@ -113,6 +116,20 @@ def test_three_ranks_with_unequal_shares_end_as_one_does(tmp_path, changes):
     metrics = [json.loads((tmp_path / "three" / f"metrics-{rank}.json").read_text()) for rank in range(3)]
     assert metrics[0] == metrics[1] == metrics[2]
     assert metrics[0] == pytest.approx(json.loads((tmp_path / "one" / "metrics-0.json").read_text()), abs=0.01)
+
+
+def test_micro_batches_end_as_the_batch_does(tmp_path):
+    ends = []
+    for accumulate in (1, 3, 16):
+        folder = tmp_path / str(accumulate)
+        folder.mkdir()
+        train(Ranks(0, 1), folder, {"data.accumulate": accumulate, "optimizer.kind": "sgd"}, None)
+        ends.append(load_file(folder / "6" / "network.safetensors"))
+        assert json.loads((folder / "losses-0.json").read_text()) == pytest.approx(
+            json.loads((tmp_path / "1" / "losses-0.json").read_text()), rel=1e-5
+        )
+    torch.testing.assert_close(ends[1], ends[0], rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(ends[2], ends[0], rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
