@@ -15,8 +15,6 @@ from srcluster.data.photos import HELD_OUT, data_folder, find, in_wheels
 from srcluster.data.pictures import PhotoError, decode
 from srcluster.pixels.resize import imresize
 
-__all__ = ["NAMED", "Benchmark", "BenchmarkImage", "at_hand", "load", "load_all"]
-
 NAMED = ("Set5", "Set14", "BSD100")
 
 

@@ -7,10 +7,8 @@ from PIL import Image
 
 from srcluster.data.benchmarks import BenchmarkImage
 from srcluster.pixels.figures import comparison, detail_box
-from srcluster.pixels.metrics import Channels, psnr
+from srcluster.pixels.metrics import METRICS, Pair
 from srcluster.pixels.resize import Kernel, imresize
-
-__all__ = ["comparison_of"]
 
 
 def comparison_of(
@@ -27,7 +25,7 @@ def comparison_of(
         scale: HR pixels per LR pixel.
         kernels: The interpolations.
     """
-    luma: Channels = "grey" if image.grey else "y"
     made = {kernel: imresize(image.lr, scale, kernel) for kernel in kernels} | dict(restored)
-    panels = [(f"{name}  {psnr(sr, image.hr, shave=scale, channels=luma):.2f} dB", sr) for name, sr in made.items()]
+    values = {name: METRICS["psnr_y"](Pair(sr, image.hr, scale, image.grey)) for name, sr in made.items()}
+    panels = [(f"{name}  {values[name]:.2f} dB", sr) for name, sr in made.items()]
     return comparison([*panels, ("original", image.hr)], detail_box(image.hr))

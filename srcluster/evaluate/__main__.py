@@ -11,10 +11,11 @@ from srcluster.cluster.choose import choose_cluster
 from srcluster.data import benchmarks
 from srcluster.evaluate.candidates import Candidate, EvaluateError, candidate
 from srcluster.evaluate.candidates import evaluate as run
-from srcluster.evaluate.report import comparable, figure, log_to_mlflow, table, to_csv, to_json
+from srcluster.evaluate.report import best_first, comparable, figure, log_to_mlflow, tables, to_csv, to_json
 from srcluster.models.find import MODEL_HELP
-from srcluster.objectives.lpips import LPIPS
 from srcluster.progress import print_table
+from srcluster.recipe import MEASURES, Criterion, Measure, measure
+from srcluster.training.measures import load_measures
 
 __all__ = ["evaluate"]
 
@@ -31,9 +32,20 @@ def evaluate(
         ),
     ] = None,
     scale: Annotated[int, typer.Option(help="Of interpolations and pictures, where no network says it.")] = 4,
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME...",
+            help=f"{', '.join(MEASURES)} (these are the default), lpips, or import:package.module:function:higher "
+            "(or :lower), which takes SR and HR as H x W x 3 uint8 and returns a number.",
+        ),
+    ] = None,
+    sort: Annotated[
+        str | None, typer.Option(metavar="NAME[/SET]", help="The metric whose best model comes first.")
+    ] = None,
     lpips: Annotated[
         str | None,
-        typer.Option(metavar="WEIGHTS", help="Measure LPIPS too, by these weights of VGG16: `auto`, a file, or a URL."),
+        typer.Option(metavar="WEIGHTS", help="Measure LPIPS by these weights of VGG16: `auto`, a file, or a URL."),
     ] = None,
     lpips_input: Annotated[
         Literal["torchvision", "caffe"] | None,
@@ -58,15 +70,23 @@ def evaluate(
         from srcluster import tracking
 
         tracking.check()
-    distance = None if lpips is None else LPIPS(lpips, lpips_input or "auto")
+    wanted = [_measure(words) for words in dict.fromkeys([*(metrics or MEASURES), *(["lpips"] if lpips else [])])]
+    functions = load_measures(wanted, lpips or "auto", lpips_input or "auto")
     entries = [candidate(words, scale) for words in model]
     scale = _scale(entries, scale)
     if doubled := [label for label, count in Counter(entry.label for entry in entries).items() if count > 1]:
         raise EvaluateError(f"{doubled[0]} is what several models are called: name them, LABEL=MODEL")
     sets = benchmarks.load_all(on or benchmarks.at_hand(), scale)
-    results = [run(entry, sets, scale, address, gpus, distance) for entry in entries]
+    by_name = dict(zip(functions, wanted, strict=True))
+    criterion = _criterion(sort, by_name, [one.name for one in sets]) if sort else None
+    results = [run(entry, sets, scale, address, gpus, functions) for entry in entries]
+    if criterion:
+        results = best_first(results, criterion)
     published = comparable(sets, scale)
-    print_table(*table(results, sets, published))
+    shown = [name for name in functions if metrics or name != "psnr_rgb"]
+    for title, rows, below in tables(results, sets, published, shown):
+        print(title)
+        print_table(rows, below)
     if json is not None:
         storage.write(str(json), to_json(results, sets, published, scale).encode())
     if csv is not None:
@@ -79,6 +99,25 @@ def evaluate(
         print(f"in MLflow: {log_to_mlflow(mlflow, results, sets)}")
 
 
+def _measure(words: str) -> Measure:
+    try:
+        return measure(words)
+    except ValueError as error:
+        raise EvaluateError(f"--metrics: {error}") from error
+
+
+def _criterion(words: str, measures: dict[str, Measure], benchmarks: list[str]) -> Criterion:
+    """What `psnr_y`, or `psnr_y/Set14`, sorts by; without a benchmark it is the first."""
+    name, _, benchmark = words.partition("/")
+    benchmark = benchmark or benchmarks[0]
+    for exact, one in measures.items():
+        if name in (exact, one.name) and benchmark in benchmarks:
+            return Criterion(f"{exact}/{benchmark}", one.higher)
+    raise EvaluateError(
+        f"--sort is one of {', '.join(measures)}, perhaps with /SET of {', '.join(benchmarks)}, not {words}"
+    )
+
+
 def _scale(entries: list[Candidate], asked: int) -> int:
     """The one scale of all networks."""
     scales = {entry.label: entry.network.scale for entry in entries if entry.network is not None}
@@ -89,4 +128,4 @@ def _scale(entries: list[Candidate], asked: int) -> int:
 
 
 if __name__ == "__main__":
-    cli.run(evaluate, several=("--on", "--image"))
+    cli.run(evaluate, several=("--on", "--image", "--metrics"))

@@ -20,11 +20,9 @@ from srcluster.data.listing import Photo
 from srcluster.errors import UserError
 from srcluster.models.find import find_model, holds_model
 from srcluster.models.tiling import memory_at_hand, restore
-from srcluster.objectives.lpips import LPIPS
 from srcluster.progress import progress
 from srcluster.training.evaluation import Score, compare
-
-__all__ = ["Candidate", "EvaluateError", "Result", "candidate", "evaluate"]
+from srcluster.training.measures import Functions
 
 
 class EvaluateError(UserError):
@@ -86,8 +84,8 @@ def evaluate(
     benchmarks: Sequence[Benchmark],
     scale: int,
     address: str,
-    gpus: float = 0,
-    lpips: LPIPS | None = None,
+    gpus: float,
+    measures: Functions,
 ) -> Result:
     """Restore and measure every image.
 
@@ -97,7 +95,7 @@ def evaluate(
         scale: HR pixels per LR pixel.
         address: Of a Ray cluster on which each image is a task, or `none`.
         gpus: That each task takes.
-        lpips: A further measure.
+        measures: What is measured.
 
     Raises:
         EvaluateError: A picture is missing, or is not the one.
@@ -107,7 +105,7 @@ def evaluate(
         return Result(
             entry.label,
             {
-                b.name: [_measured(image, sr, scale, lpips) for image, sr in _pictures(entry, b, scale)]
+                b.name: [compare(image, sr, scale, measures) for image, sr in _pictures(entry, b, scale)]
                 for b in benchmarks
             },
         )
@@ -117,12 +115,12 @@ def evaluate(
     if address == "none":
         # The first picture of a process pays for what is set up once.
         _restored(entry.network, calls[0][1], alone=True)
-        done: Iterable[_Done] = itertools.starmap(_one, ((entry.network, lpips, *call) for call in calls))
+        done: Iterable[_Done] = itertools.starmap(_one, ((entry.network, measures, *call) for call in calls))
     else:
         # Not before the environment is settled.
         from srcluster.cluster import tasks
 
-        done = tasks.starmap(_one, calls, address, shared=[entry.network.cpu(), lpips], gpus=gpus)
+        done = tasks.starmap(_one, calls, address, shared=[entry.network.cpu(), measures], gpus=gpus)
     results = []
     with progress(entry.label, len(calls), "images") as show:
         for one in done:
@@ -149,22 +147,13 @@ class _Done:
 
 
 def _one(
-    network: nn.Module, lpips: LPIPS | None, benchmark: str, image: BenchmarkImage, scale: int, task: bool
+    network: nn.Module, measures: Functions, benchmark: str, image: BenchmarkImage, scale: int, task: bool
 ) -> _Done:
     """One image; in a task it is one of several at a time on its node."""
     if task and torch.cuda.is_available():
         network = network.cuda()
     sr, seconds, peak_bytes = _restored(network, image, alone=not task)
-    return _Done(benchmark, _measured(image, sr, scale, lpips), seconds, peak_bytes)
-
-
-def _measured(image: BenchmarkImage, sr: np.ndarray, scale: int, lpips: LPIPS | None) -> Score:
-    score = compare(image, sr, scale)
-    if lpips is not None:
-        # On the GPU only meanwhile: it is no part of what restoring the next image takes.
-        score.values[lpips.name] = lpips.to("cuda" if torch.cuda.is_available() else "cpu")(sr, image.hr)
-        lpips.cpu()
-    return score
+    return _Done(benchmark, compare(image, sr, scale, measures), seconds, peak_bytes)
 
 
 def _restored(network: nn.Module, image: BenchmarkImage, alone: bool) -> tuple[np.ndarray, float, int]:

@@ -4,7 +4,8 @@ import csv
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from PIL import Image
@@ -15,45 +16,57 @@ from srcluster.evaluate.candidates import EvaluateError, Result
 from srcluster.evaluate.published import PUBLISHED, Published
 from srcluster.pixels.figures import grid
 from srcluster.progress import Rows
+from srcluster.recipe import Criterion, format_metric, metric_title
 from srcluster.training.evaluation import means
 
-__all__ = ["comparable", "figure", "log_to_mlflow", "table", "to_csv", "to_json"]
+_PROTOCOLS = {
+    "psnr_y": ("matlab", "MATLAB's protocol: luma rounded to 8 bits, grey files measured on their plane"),
+    "psnr_y_basicsr": ("basicsr", "BasicSR's protocol: luma not rounded, grey read as RGB"),
+}
+"""By their PSNR: a table for each, since numbers of one don't compare with those of the other."""
 
-_SHOWN = {"psnr_y": ("PSNR-Y", ".2f"), "ssim_y": ("SSIM-Y", ".4f"), "checkerboard_db": ("checkerboard", ".2f")}
-"""Metrics of the table, beside LPIPS; the files have all."""
+_COUNTS = {"Set5": 5, "Set14": 14, "BSD100": 100, "Urban100": 100, "Manga109": 109}
 
 
 def comparable(benchmarks: Sequence[Benchmark], scale: int) -> list[Published]:
-    """Published numbers on these benchmarks."""
-    names = {benchmark.name for benchmark in benchmarks}
-    return [row for row in PUBLISHED if scale == 4 and names & row.psnr_y.keys()]
+    """Published numbers on these benchmarks, where all of their images are there."""
+    names = {one.name for one in benchmarks if _COUNTS.get(one.name) == len(one.images)}
+    return [row for row in PUBLISHED if row.scale == scale and names & row.psnr_y.keys()]
 
 
-def table(
-    results: Sequence[Result], benchmarks: Sequence[Benchmark], published: Sequence[Published]
-) -> tuple[Rows, Rows]:
-    """Models by benchmarks, and what others published."""
-    measured = results[0].scores[benchmarks[0].name][0].values
-    lpips = [metric for metric in measured if metric.startswith("lpips")]
-    shown = _SHOWN | {metric: (metric.replace("lpips_", "LPIPS\n").replace("_", " "), ".4f") for metric in lpips}
-    titles = [f"{benchmark.name}\n{title}" for benchmark in benchmarks for title, _ in shown.values()]
-    source = ["published in"] if published else []
-    rows = [["model", *titles, "parameters", "s per\nMP of HR", "peak\nmemory, MB", *source]]
-    for result in results:
-        average = _means(result)
-        cells = [format(average[f"{key}/{b.name}"], form) for b in benchmarks for key, (_, form) in shown.items()]
-        parameters = "" if result.parameters is None else f"{result.parameters:,}"
-        seconds = "" if result.seconds_per_megapixel is None else f"{result.seconds_per_megapixel:.3g}"
-        peak = "" if result.peak_bytes is None else f"{result.peak_bytes / 1e6:.0f}"
-        rows.append([result.label, *cells, parameters, seconds, peak, *[""] * len(source)])
-    below = []
-    for row in published:
-        cells = []
-        for benchmark in benchmarks:
-            psnr_y = row.psnr_y.get(benchmark.name)
-            cells += ["" if psnr_y is None else f"{psnr_y:.2f}", *[""] * (len(shown) - 1)]
-        below.append([row.model, *cells, "", "", "", row.source])
-    return rows, below
+def best_first(results: Sequence[Result], criterion: Criterion) -> list[Result]:
+    """The results in the order of a metric, such as `psnr_y/Set14`."""
+    return sorted(results, key=lambda result: criterion.rank(_means(result)), reverse=True)
+
+
+def tables(
+    results: Sequence[Result], benchmarks: Sequence[Benchmark], published: Sequence[Published], shown: Sequence[str]
+) -> Iterator[tuple[str, Rows, Rows]]:
+    """For each protocol its name, models by benchmarks, and what others published by the same one."""
+    for psnr_y, (protocol, title) in _PROTOCOLS.items():
+        names = [name for name in shown if name.endswith("_basicsr") == psnr_y.endswith("_basicsr")]
+        metrics = [f"{name}/{benchmark.name}" for benchmark in benchmarks for name in names]
+        if not metrics:
+            continue
+        rows = [
+            ["model", *map(metric_title, metrics), "parameters", "s per MP of HR", "peak memory, MB", "published in"]
+        ]
+        for result in results:
+            average = _means(result)
+            cells = [format_metric(key, average[key]) for key in metrics]
+            rows.append([result.label, *cells, *_costs(result), ""])
+        below = []
+        for row in published:
+            if row.protocol == protocol and psnr_y in names:
+                known = {f"{psnr_y}/{name}": f"{value:.2f}" for name, value in row.psnr_y.items()}
+                below.append([row.model, *(known.get(key, "") for key in metrics), "", "", "", row.source])
+        yield title, rows, below
+
+
+def _costs(result: Result) -> tuple[str, str, str]:
+    if result.parameters is None or result.seconds_per_megapixel is None or result.peak_bytes is None:
+        return "", "", ""
+    return f"{result.parameters:,}", f"{result.seconds_per_megapixel:.3g}", f"{result.peak_bytes / 1e6:.0f}"
 
 
 def to_json(
@@ -62,7 +75,8 @@ def to_json(
     """All that is known, each image's values among it."""
     said: dict[str, Any] = {
         "scale": scale,
-        "protocol": "psnr_y, ssim_y: BT.601 luma in studio range; psnr_rgb: RGB; the scale shaved, SR in 8 bits; "
+        "protocol": "psnr_y, ssim_y: BT.601 luma in studio range, rounded, of grey files their plane; psnr_y_basicsr, "
+        "ssim_y_basicsr: luma not rounded, grey as RGB; psnr_rgb: RGB; the scale shaved, SR in 8 bits; "
         "lpips_...: RGB, nothing shaved",
         "benchmarks": {b.name: {"source": b.source, "digest": b.digest, "images": len(b.images)} for b in benchmarks},
         "models": [
@@ -76,7 +90,7 @@ def to_json(
             }
             for result in results
         ],
-        "published": [{"model": row.model, "psnr_y": row.psnr_y, "source": row.source} for row in published],
+        "published": [asdict(row) for row in published],
     }
     return json.dumps(said, indent=1, allow_nan=False) + "\n"
 

@@ -15,9 +15,7 @@ what of them is a lattice.
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from srcluster.pixels.metrics import measured
-
-__all__ = ["checkerboard"]
+from srcluster.pixels.metrics import Pair
 
 WINDOW_PX = 64
 
@@ -26,22 +24,16 @@ _OFFSETS = np.arange(-2, 3)
 _RING = np.maximum.outer(abs(_OFFSETS), abs(_OFFSETS)) == 2
 
 
-def checkerboard(sr: np.ndarray, hr: np.ndarray, *, scale: int, shave: int) -> float:
+def checkerboard(pair: Pair) -> float:
     """How much of a lattice of `scale` pixels is in SR and not in the original, on luma in full range, 0..255.
-
-    Args:
-        sr: The restored image, H x W x 3 uint8 RGB.
-        hr: The original, of the same shape.
-        scale: Pixels of SR per pixel of LR: the lattice's period.
-        shave: Pixels to leave out at each border.
 
     Returns:
         dB, 0 or more: 10 log10(1 + excess in grey levels squared).
 
     Raises:
-        ValueError: The shapes differ, an image is not 8-bit RGB, or fewer than 4 * scale pixels are left of a side.
+        ValueError: Fewer than 4 * scale pixels are left of a side.
     """
-    (line, around), (line_hr, around_hr) = (_lines(plane, scale) for plane in measured(sr, hr, shave, "grey"))
+    (line, around), (line_hr, around_hr) = (_lines(plane, pair.scale) for plane in pair.full_luma)
     excess = np.sum(line - around * line_hr / around_hr)
     return float(10 * np.log10(1 + max(0.0, excess)))
 

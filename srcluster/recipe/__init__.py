@@ -2,6 +2,7 @@
 
 from srcluster.recipe.data import Data
 from srcluster.recipe.evaluation import Checkpoint, Evaluation
+from srcluster.recipe.measure import MEASURES, Criterion, Measure, format_metric, measure, metric_title
 from srcluster.recipe.model import SRCNN, Interpolation, Model, Residual
 from srcluster.recipe.optimizer import SGD, Adam, AdamW, Optimizer, Schedule
 from srcluster.recipe.recipe import (
@@ -17,15 +18,18 @@ from srcluster.recipe.recipe import (
 )
 
 __all__ = [
+    "MEASURES",
     "NEUTRAL",
     "SGD",
     "SRCNN",
     "Adam",
     "AdamW",
     "Checkpoint",
+    "Criterion",
     "Data",
     "Evaluation",
     "Interpolation",
+    "Measure",
     "Model",
     "Optimizer",
     "Recipe",
@@ -33,7 +37,10 @@ __all__ = [
     "Residual",
     "Schedule",
     "flatten",
+    "format_metric",
     "load",
+    "measure",
+    "metric_title",
     "parse_overrides",
     "recipe_from",
     "shipped",

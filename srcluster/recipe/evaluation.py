@@ -2,24 +2,68 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
+from srcluster.recipe.measure import MEASURES, Criterion, Measure, measure, metric_title
 from srcluster.recipe.validation import Part
-
-__all__ = ["Checkpoint", "Evaluation"]
 
 
 class Evaluation(Part):
-    """Benchmark PSNR during the run."""
+    """What is measured during the run and at its end."""
 
     benchmarks: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["auto"] = "auto"
-    """Names (Set5, Set14, BSD100, Wheel3) or folders or s3:// URLs; `auto` takes the named ones that are at hand."""
+    """Names (Set5, Set14, BSD100, Urban100, Manga109, Wheel3), folders or s3:// URLs; `auto` takes the named ones that
+    are at hand."""
+    validation: str = "auto"
+    """Pictures to choose weights and trials by, named as benchmarks are; `auto` is what `pack --holdout` kept out of
+    the shards. Without any, or with `none`, they are chosen by the first benchmark."""
     every_steps: int = Field(1000, ge=1)
-    """The first benchmark is measured this often, the others at the end."""
-    select: Literal["best", "last"] = "best"
-    """Which weights are the result: those with the best PSNR on the first benchmark, or the last that were measured."""
+    """The validation pictures are measured this often, the benchmarks at the end."""
+    metrics: tuple[str, ...] = Field(tuple(MEASURES), min_length=1)
+    """What is measured: see `recipe.measure`."""
+    select: str = "best"
+    """The measure that chooses the weights that are kept, and ranks trials; it need not be among `metrics`. `best` is
+    `psnr_y`; `last` keeps the last weights that were measured, and ranks trials by `psnr_y`."""
     pictures: int = Field(5, ge=0)
     """Images of each benchmark of which a comparison picture is kept."""
+
+    @field_validator("metrics")
+    @classmethod
+    def _known(cls, metrics: tuple[str, ...]) -> tuple[str, ...]:
+        names = [measure(words).name for words in metrics]
+        if len(set(names)) < len(names):
+            raise ValueError(f"each measure has a name of its own, not {', '.join(names)}")
+        return metrics
+
+    @model_validator(mode="after")
+    def _selectable(self) -> "Evaluation":
+        self._known(self._all_metrics)
+        return self
+
+    @property
+    def _selected(self) -> str:
+        return "psnr_y" if self.select in ("best", "last") else self.select
+
+    @property
+    def _all_metrics(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.metrics, self._selected)))
+
+    @property
+    def measures(self) -> tuple[Measure, ...]:
+        """All that is measured."""
+        return tuple(map(measure, self._all_metrics))
+
+    def criterion(self, pictures: str) -> Criterion:
+        """What weights and trials are chosen by, on a benchmark or the validation pictures of this name."""
+        chosen = measure(self._selected)
+        return Criterion(f"{chosen.name}/{pictures}", chosen.higher)
+
+    def choice(self, pictures: str) -> str:
+        """How the weights are chosen, in words, for tables and pages."""
+        criterion = self.criterion(pictures)
+        if self.select == "last":
+            return "the last weights that were measured"
+        return f"the weights with the {'highest' if criterion.higher else 'lowest'} {metric_title(criterion.metric)}"
 
 
 class Checkpoint(Part):

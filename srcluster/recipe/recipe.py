@@ -43,7 +43,15 @@ class RecipeError(UserError):
 
 
 NEUTRAL = frozenset(
-    {"name", "log_every_steps", "checkpoint.every_steps", "checkpoint.keep", "data.workers", "evaluation.pictures"}
+    {
+        "name",
+        "log_every_steps",
+        "checkpoint.every_steps",
+        "checkpoint.keep",
+        "data.workers",
+        "evaluation.metrics",
+        "evaluation.pictures",
+    }
 )
 """Keys that change nothing of a run's result, and so may change while it is continued."""
 

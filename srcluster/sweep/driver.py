@@ -67,7 +67,7 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
 def _run(
     file: Path, plan: Sweep, trials: list[Trial], address: str, url: str, measured: list[Benchmark], lease: Lease
 ) -> Outcome:
-    name, scale = url.rpartition("/")[2], trials[0].recipe.scale
+    name, recipe = url.rpartition("/")[2], trials[0].recipe
     environment = tracking.environment_tags()
     # Tune's banner is shown whatever the verbosity; and it would ask a queue for one trial more than the cluster holds,
     # so that a cluster that grows would by one at a time.
@@ -83,14 +83,14 @@ def _run(
         print(f"{name}: {ladder(plan, trials)} on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
         bicubic = {"parent": parent.id, "key": f"{name}/bicubic"}
-        score = f"psnr_y/{measured[0].name}"
-        queue = TrialQueue(plan, trials, score, url, functools.partial(_trial_config, plan, url, parent.id))
+        criterion = recipe.evaluation.criterion(measured[0].name)
+        queue = TrialQueue(plan, trials, criterion, url, functools.partial(_trial_config, plan, url, parent.id))
         if known := latest(queue.earlier):
             print(f"{len(known)} of {len(trials)} trials have run before", flush=True)
         # Nothing that Tune keeps is needed to continue: it would have to be unpickled. Tune's advice is to do so.
         logging.getLogger("ray.tune.tune").setLevel(logging.ERROR)
-        with ThreadPoolExecutor(1) as meanwhile, tempfile.TemporaryDirectory(prefix="srcluster-") as folder:
-            baseline = meanwhile.submit(log_baseline, plan.name, measured, scale, **bicubic)
+        with ThreadPoolExecutor(1) as meanwhile, tempfile.TemporaryDirectory(prefix="srcluster-") as scratch:
+            baseline = meanwhile.submit(log_baseline, plan.name, measured, recipe, **bicubic)
 
             def check() -> None:
                 lease.check()
@@ -98,12 +98,13 @@ def _run(
                     baseline.result()
 
             try:
-                _tuner(queue, slots, folder, check).fit()
+                _tuner(queue, slots, scratch, check).fit()
             except LeaseError:
                 # The run in MLflow is the other's as well.
                 parent.close(timeout_s=10)
                 raise
-        outcome = conclude(len(trials), queue.results(), baseline.result(), parent, url, Path("results", name))
+        folder = Path("results", name)
+        outcome = conclude(len(trials), queue.results(), criterion, baseline.result(), parent, url, folder)
     ray.shutdown()
     return outcome
 

@@ -25,6 +25,7 @@ from ray.tune.search import Searcher
 
 from srcluster import storage
 from srcluster.errors import UserError
+from srcluster.recipe import Criterion
 from srcluster.sweep.plan import Sweep, Trial
 from srcluster.sweep.results import JobResult, last_report, latest
 from srcluster.train.settings import resolve_recipe
@@ -32,7 +33,7 @@ from srcluster.training.store import RunStore
 
 
 def promotion(
-    jobs: Sequence[JobResult], rungs: Sequence[int | None], factor: int, score: str
+    jobs: Sequence[JobResult], rungs: Sequence[int | None], factor: int, criterion: Criterion
 ) -> tuple[Trial, int | None] | None:
     """Which trial goes on, and to which rung: the best one of the lowest rung from which one may.
 
@@ -40,7 +41,7 @@ def promotion(
         jobs: Those of all trials.
         rungs: Steps, and for the last None.
         factor: One in so many of those that ended at a rung goes on.
-        score: The metric whose highest value is best.
+        criterion: What is better.
     """
     complete = True
     for rung, following in itertools.pairwise(rungs):
@@ -49,7 +50,7 @@ def promotion(
         complete = complete and len(ended) == len(here)
         promoted = {job.trial.index for job in jobs if job.stop_at_step == following}
         stopped = [job for job in ended if job.state == "stopped"]
-        stopped.sort(key=lambda job: (-job.metrics[score], job.trial.index))
+        stopped.sort(key=lambda job: (-criterion.rank(job.metrics), job.trial.index))
         for job in stopped[: max(len(ended) // factor, int(complete))]:
             if job.trial.index not in promoted:
                 return job.trial, following
@@ -64,7 +65,7 @@ class TrialQueue(Searcher):
     Args:
         plan: The sweep.
         drawn: Its trials. A search gives those after its first other values, where these are valid.
-        score: The metric that is maximised.
+        criterion: What is better.
         url: Of the sweep's files.
         configure: Makes the `trial` of `run_trial` of a trial and the step that its job stops at.
     """
@@ -73,12 +74,12 @@ class TrialQueue(Searcher):
         self,
         plan: Sweep,
         drawn: Sequence[Trial],
-        score: str,
+        criterion: Criterion,
         url: str,
         configure: Callable[[Trial, int | None], dict[str, Any]],
     ):
         super().__init__()
-        self.plan, self.drawn, self.score, self.url, self.configure = plan, drawn, score, url, configure
+        self.plan, self.drawn, self.criterion, self.url, self.configure = plan, drawn, criterion, url, configure
         self.rungs = [*plan.rungs(drawn), None]
         self.earlier = self._earlier()
         """Jobs that came to their end under an earlier driver."""
@@ -108,7 +109,7 @@ class TrialQueue(Searcher):
         if len(begun) < len(self.drawn):
             return self._new(begun), self.rungs[0]
         if self.plan.scheduler:
-            return promotion(jobs, self.rungs, self.plan.scheduler.reduction_factor, self.score)
+            return promotion(jobs, self.rungs, self.plan.scheduler.reduction_factor, self.criterion)
         return None
 
     def _earlier(self) -> list[JobResult]:
@@ -137,7 +138,7 @@ class TrialQueue(Searcher):
         from srcluster.sweep.search import suggest
 
         try:
-            trial = self._trial(drawn.index, suggest(self.plan, begun, self.score))
+            trial = self._trial(drawn.index, suggest(self.plan, begun, self.criterion))
         except UserError as error:
             print(f"trial {drawn.index} is drawn at random, since TPE's choice is not valid: {error}", flush=True)
             trial = drawn

@@ -17,14 +17,15 @@ from srcluster import storage, tracking
 from srcluster.data import benchmarks
 from srcluster.data.figures import comparison_of
 from srcluster.models.saved import load_model
+from srcluster.models.tiling import restore
 from srcluster.pixels.figures import grid
 from srcluster.progress import Pace, markdown, print_table, table
+from srcluster.recipe import Criterion, format_metric, metric_title
 from srcluster.sweep import plots
 from srcluster.sweep.plan import Trial, planned_steps
 from srcluster.sweep.queue import TrialQueue
 from srcluster.sweep.results import JobResult, best_first, latest, over_seeds, ranked, scores_of
 from srcluster.train.run import publish
-from srcluster.training.evaluation import restore
 from srcluster.training.store import RunStore
 
 
@@ -49,7 +50,7 @@ class LiveTable(tune.Callback):
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
         # Where a job stops is said when it has stopped.
-        if self.queue.score in result and result["step"] != trial.config["trial"]["stop_at_step"]:
+        if self.queue.criterion.metric in result and result["step"] != trial.config["trial"]["stop_at_step"]:
             self._print(trial, f"step {result['step']:>6}   {self._score(result)}")
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -71,7 +72,8 @@ class LiveTable(tune.Callback):
             print(f"{time.strftime('%H:%M:%S')}  {trial.config['trial']['label']:32} {words}{left}", flush=True)
 
     def _score(self, metrics: Mapping[str, Any]) -> str:
-        return f"{self.queue.score} {metrics[self.queue.score]:.2f} dB"
+        metric = self.queue.criterion.metric
+        return f"{metric} {format_metric(metric, metrics[metric])}"
 
     def _steps(self) -> int:
         """The steps that need not be taken any more."""
@@ -81,12 +83,12 @@ class LiveTable(tune.Callback):
         return sum(job.trial.recipe.steps if job.state in whole else job.metrics.get("step", 0) for job in jobs)
 
     def _table(self) -> Table:
-        score, rows = self.queue.score, []
+        metric, rows = self.queue.criterion.metric, []
         for job in latest(self.queue.results()):
             state = {"stopped": "waiting"}.get(job.state, job.state)
-            shown = f"{job.metrics[score]:.2f}" if score in job.metrics else ""
+            shown = format_metric(metric, job.metrics[metric]) if metric in job.metrics else ""
             rows.append([job.trial.label, state, str(job.metrics.get("step", "")), shown])
-        made = table([["trial", "state", "step", score], *rows])
+        made = table([["trial", "state", "step", metric], *rows])
         made.caption = self.pace.left(self._steps()).lstrip(", ")
         return made
 
@@ -102,6 +104,7 @@ class Outcome:
 def conclude(
     count: int,
     jobs: Iterable[JobResult],
+    criterion: Criterion,
     bicubic: Mapping[str, float],
     parent: tracking.Run,
     url: str,
@@ -112,6 +115,7 @@ def conclude(
     Args:
         count: How many trials were to be.
         jobs: All of them.
+        criterion: What is better.
         bicubic: The baseline's metrics.
         parent: The sweep's run in MLflow.
         url: Of the sweep's files.
@@ -119,13 +123,16 @@ def conclude(
     """
     results = latest(jobs)
     interrupted = len(results) < count or not all(one.ended for one in results)
-    score, *_ = scores = scores_of(bicubic)
-    results = best_first(results, score)
+    scores = scores_of(bicubic, criterion)
+    results = best_first(results, criterion)
     finished = [one for one in results if one.state == "finished"]
-    tables = [rows for rows in (ranked(results, bicubic), over_seeds(finished, bicubic)) if rows]
+    tables = [rows for rows in (ranked(results, bicubic, scores), over_seeds(finished, scores)) if rows]
     for rows in tables:
         print_table(rows)
-    text = "\n\n".join(map(markdown, tables))
+    choice = results[0].trial.recipe.evaluation.choice(criterion.metric.partition("/")[2]) if results else ""
+    choice = f"Trials are ranked by {metric_title(criterion.metric)}; of each, {choice} count."
+    print(choice)
+    text = "\n\n".join([*map(markdown, tables), choice])
     # MLflow may be away now, and a night's table must not be lost with it.
     for place in (str(folder), url):
         storage.write(storage.join(place, "table.md"), f"{text}\n".encode())
@@ -141,17 +148,19 @@ def conclude(
         parent.log(values, step=best.trial.recipe.steps, replace=True)
         _keep(_comparison(best.trial, url), parent, folder / "comparison.png")
         if not interrupted:
-            _plot(results, children, bicubic, score, parent, folder)
+            _plot(results, children, bicubic, criterion, parent, folder)
             store = RunStore(storage.join(url, best.trial.folder))
             metrics = {key: value for key, value in best.metrics.items() if key.startswith("best/")}
             model = publish(best.trial.recipe, children[str(best.trial.index)].id, store, metrics)
             parent.tag(model=model)
             print(f"the best: {model} in MLflow, {storage.join(store.url, 'model.safetensors')}")
         print(f"pictures: {folder} where this runs, and the artifacts of {folder.name} in MLflow")
-    columns = [f"best/{key}" for key in scores] + [score] * any(one.state == "stopped" for one in results)
+    columns = [f"best/{key}" for key in scores] + [criterion.metric] * any(one.state == "stopped" for one in results)
     varied = list(dict.fromkeys(key for one in results for key in one.trial.chosen))
-    print(f"in MLflow, side by side: {tracking.table_page(parent.experiment_id, columns, varied)}")
-    print(f"       learning curves: {tracking.charts_page(parent.experiment_id, score)}", flush=True)
+    order = {"ascending": not criterion.higher}
+    print(f"in MLflow, side by side: {tracking.table_page(parent.experiment_id, columns, varied, **order)}")
+    charts = tracking.charts_page(parent.experiment_id, criterion.metric, **order)
+    print(f"       learning curves: {charts}", flush=True)
     if interrupted:
         parent.end("KILLED")
     return Outcome(bool(finished), interrupted)
@@ -172,16 +181,18 @@ def _plot(
     results: Iterable[JobResult],
     children: Mapping[str, tracking.RunInfo],
     bicubic: Mapping[str, float],
-    score: str,
+    criterion: Criterion,
     parent: tracking.Run,
     folder: Path,
 ) -> None:
+    score = criterion.metric
     lines = {one.trial.index: tracking.curve(children[str(one.trial.index)].id, score) for one in results}
     trials = [one.trial for one in results if lines[one.trial.index]]
     labelled = {f"{trial.index}: {trial.label}": lines[trial.index] for trial in trials}
-    _keep(plots.curves(labelled, bicubic[score], score), parent, folder / "curves.png")
-    highest = [(trial.chosen, max(value for _, value in lines[trial.index])) for trial in trials]
-    if picture := plots.parameters(highest, bicubic[score], score):
+    _keep(plots.curves(labelled, bicubic[score], criterion), parent, folder / "curves.png")
+    best = max if criterion.higher else min
+    reached = [(trial.chosen, best(value for _, value in lines[trial.index])) for trial in trials]
+    if picture := plots.parameters(reached, bicubic[score], criterion):
         _keep(picture, parent, folder / "parameters.png")
 
 

@@ -1,16 +1,15 @@
 """What came of a sweep's trials, in rows: ranked, with bicubic, and over seeds."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 from typing import Any
 
 from srcluster.progress import Rows
-from srcluster.recipe import Recipe
+from srcluster.recipe import Criterion, Recipe, format_metric, metric_title
 from srcluster.sweep.plan import Trial, label_of
-
-_SHOWN = {"psnr_y": ("PSNR-Y, dB", ".2f"), "ssim_y": ("SSIM-Y", ".4f"), "checkerboard_db": ("checkerboard, dB", ".2f")}
 
 
 @dataclass(frozen=True)
@@ -66,42 +65,44 @@ def latest(jobs: Iterable[JobResult]) -> list[JobResult]:
     return [farthest[index] for index in sorted(farthest)]
 
 
-def scores_of(bicubic: Mapping[str, float]) -> list[str]:
-    """The metrics of a table: PSNR on each benchmark, and on the first what the eye sees beside it."""
-    first = next(iter(bicubic)).partition("/")[2]
-    others = [f"{name}/{first}" for name in _SHOWN if name != "psnr_y"]
-    return [key for key in bicubic if key.startswith("psnr_y/")] + others
+def scores_of(bicubic: Mapping[str, float], criterion: Criterion) -> list[str]:
+    """The metrics of a table: the criterion, PSNR on each benchmark, and what else is measured on the first."""
+    first = criterion.metric.partition("/")[2]
+    psnr = [key for key in bicubic if key.startswith("psnr_y/")]
+    others = [key for key in bicubic if key.endswith(f"/{first}") and not re.match("psnr_|.*_basicsr/", key)]
+    return list(dict.fromkeys([criterion.metric, *psnr, *others]))
 
 
-def best_first(ended: Iterable[JobResult], score: str) -> list[JobResult]:
+def best_first(ended: Iterable[JobResult], criterion: Criterion) -> list[JobResult]:
     """Finished trials by the score of their best weights; then the others by their last step and its score."""
 
     def rank(one: JobResult) -> tuple[bool, float, float]:
         if one.state == "finished":
-            return True, 0, one.metrics[f"best/{score}"]
-        return False, one.metrics.get("step", 0), one.metrics.get(score, -math.inf)
+            return True, 0, criterion.rank(one.metrics, "best/")
+        return False, one.metrics.get("step", 0), criterion.rank(one.metrics)
 
     return sorted(ended, key=rank, reverse=True)
 
 
-def ranked(ended: Sequence[JobResult], bicubic: Mapping[str, float]) -> Rows:
+def ranked(ended: Sequence[JobResult], bicubic: Mapping[str, float], scores: Sequence[str]) -> Rows:
     """Every trial: those that finished, bicubic, and the others, each with the reason."""
-    scores = scores_of(bicubic)
-    rows = [["trial", *map(_header, scores), "state"]]
+    rows = [["trial", *map(metric_title, scores), "state"]]
     for one in ended:
         if one.state == "finished":
-            rows.append([one.trial.label, *(_shown(key, one.metrics[f"best/{key}"]) for key in scores), "finished"])
-    rows.append(["bicubic", *(_shown(key, bicubic[key]) for key in scores), "baseline"])
+            rows.append(
+                [one.trial.label, *(format_metric(key, one.metrics[f"best/{key}"]) for key in scores), "finished"]
+            )
+    rows.append(["bicubic", *(format_metric(key, bicubic[key]) for key in scores), "baseline"])
     for one in ended:
         if one.state != "finished":
             # Its benchmarks other than the first are measured at a trial's end alone.
-            known = [_shown(key, one.metrics[key]) if key in one.metrics else "" for key in scores]
+            known = [format_metric(key, one.metrics[key]) if key in one.metrics else "" for key in scores]
             why = {"stopped": f"stopped at step {one.stop_at_step}", "failed": f"failed {one.error}"}
             rows.append([one.trial.label, *known, why.get(one.state, "killed")])
     return rows
 
 
-def over_seeds(ended: Iterable[JobResult], bicubic: Mapping[str, float]) -> Rows:
+def over_seeds(ended: Iterable[JobResult], scores: Sequence[str]) -> Rows:
     """Mean and standard deviation over seeds, in the order of their best; no rows where nothing differs by seed."""
     alike: dict[str, list[JobResult]] = {}
     for one in ended:
@@ -110,23 +111,16 @@ def over_seeds(ended: Iterable[JobResult], bicubic: Mapping[str, float]) -> Rows
             alike.setdefault(label_of(chosen), []).append(one)
     if not any(len(group) > 1 for group in alike.values()):
         return []
-    scores = scores_of(bicubic)
-    rows = [["over seeds", *map(_header, scores), "seeds"]]
+    rows = [["over seeds", *map(metric_title, scores), "seeds"]]
     for label, group in alike.items():
         columns = [[one.metrics[f"best/{key}"] for one in group] for key in scores]
-        cells = [_shown(key, fmean(column)) + _spread(key, column) for key, column in zip(scores, columns, strict=True)]
+        cells = [
+            format_metric(key, fmean(column)) + _spread(key, column)
+            for key, column in zip(scores, columns, strict=True)
+        ]
         rows.append([label or "all", *cells, str(len(group))])
     return rows
 
 
-def _header(score: str) -> str:
-    name, _, benchmark = score.partition("/")
-    return f"{benchmark} {_SHOWN[name][0]}"
-
-
-def _shown(score: str, value: float) -> str:
-    return format(value, _SHOWN[score.partition("/")[0]][1])
-
-
 def _spread(score: str, values: Sequence[float]) -> str:
-    return f" ± {_shown(score, stdev(values))}" if len(values) > 1 else ""
+    return f" ± {format_metric(score, stdev(values))}" if len(values) > 1 else ""

@@ -8,26 +8,27 @@ import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from srcluster.recipe import Criterion
 from srcluster.sweep.plan import Parameter, Sweep
 from srcluster.sweep.results import JobResult
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
 
-def suggest(plan: Sweep, earlier: Sequence[JobResult], score: str) -> dict[str, Any]:
+def suggest(plan: Sweep, earlier: Sequence[JobResult], criterion: Criterion) -> dict[str, Any]:
     """Values of the parameters for the next trial; the same for the same arguments.
 
     Args:
         plan: The sweep, with a search.
         earlier: The trials before it, those that still run as well.
-        score: The metric whose best value is maximised, such as psnr_y/Set5.
+        criterion: What is better.
     """
     space = {key: _distribution(parameter) for key, parameter in plan.parameters.items()}
     (seed,) = np.random.SeedSequence([plan.seed, len(earlier)]).generate_state(1).tolist()
     # Trials run side by side: the liar keeps it from what is being tried.
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=0, constant_liar=True)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    study.add_trials([_known(one, plan, space, score) for one in earlier])
+    study.add_trials([_known(one, plan, space, criterion) for one in earlier])
     params = study.ask(space).params
     return {
         key: parameter.choice[params[key]] if parameter.choice else params[key]
@@ -43,13 +44,16 @@ def _distribution(parameter: Parameter) -> BaseDistribution:
     return FloatDistribution(low, high, log=parameter.loguniform is not None)
 
 
-def _known(one: JobResult, plan: Sweep, space: dict[str, BaseDistribution], score: str) -> FrozenTrial:
+def _known(one: JobResult, plan: Sweep, space: dict[str, BaseDistribution], criterion: Criterion) -> FrozenTrial:
     told: dict[str, Any]
     match one.state:
         case "finished":
-            told = {"state": TrialState.COMPLETE, "value": one.metrics[f"best/{score}"]}
+            told = {"state": TrialState.COMPLETE, "value": criterion.rank(one.metrics, "best/")}
         case "stopped":
-            told = {"state": TrialState.PRUNED, "intermediate_values": {one.metrics["step"]: one.metrics[score]}}
+            told = {
+                "state": TrialState.PRUNED,
+                "intermediate_values": {one.metrics["step"]: criterion.rank(one.metrics)},
+            }
         case "failed":
             # Without a value it is the worst. Of what is FAIL nothing is learned, and most of these diverged.
             told = {"state": TrialState.PRUNED}

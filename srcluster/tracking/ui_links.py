@@ -24,20 +24,25 @@ def runs_page(experiment_id: str) -> str:
     return _page(f"experiments/{experiment_id}/runs", {})
 
 
-def charts_page(experiment_id: str, metric: str) -> str:
-    """The address of the learning curves of an experiment's runs, the highest value of `metric` first."""
+def charts_page(experiment_id: str, metric: str, *, ascending: bool = False) -> str:
+    """The address of the learning curves of an experiment's runs, in the order of `metric`."""
     # Sorted, runs stand for themselves: a child that is folded into its parent has no curve.
-    order = {"orderByKey": f"metrics.`{metric_name(metric)}`", "orderByAsc": "false", "compareRunsMode": "CHART"}
+    order = {
+        "orderByKey": f"metrics.`{metric_name(metric)}`",
+        "orderByAsc": str(ascending).lower(),
+        "compareRunsMode": "CHART",
+    }
     return _page(f"experiments/{experiment_id}/runs", order)
 
 
-def table_page(experiment_id: str, metrics: Sequence[str], params: Sequence[str]) -> str:
+def table_page(experiment_id: str, metrics: Sequence[str], params: Sequence[str], *, ascending: bool = False) -> str:
     """Set the columns of an experiment's table of runs.
 
     Args:
         experiment_id: MLflow's id of the experiment.
-        metrics: The metrics that are columns; the first one orders the runs, the highest value first.
+        metrics: The metrics that are columns; the first one orders the runs.
         params: The parameters that are columns.
+        ascending: Whether the lowest value is first.
 
     Returns:
         The address of the table.
@@ -51,7 +56,7 @@ def table_page(experiment_id: str, metrics: Sequence[str], params: Sequence[str]
     view = {
         "selectedColumns": ["attributes.`Duration`", *columns],
         "orderByKey": columns[0],
-        "orderByAsc": False,
+        "orderByAsc": ascending,
     }
     client = MlflowClient(address())
     key, value = f"mlflow.sharedViewState.{VIEW}", json.dumps(view)

@@ -21,7 +21,7 @@ from srcluster.data.benchmarks import Benchmark
 from srcluster.data.stream import open_stream
 from srcluster.errors import UserError
 from srcluster.progress import Rows, markdown, print_table
-from srcluster.recipe import Recipe
+from srcluster.recipe import Recipe, format_metric, metric_title
 from srcluster.train.process_group import DeferredTorchConfig
 from srcluster.train.run import log_baseline, publish
 from srcluster.train.settings import resolve_recipe, results_url
@@ -89,9 +89,8 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
             print(f"{name} is finished; to train it again, give it another --name or seed")
             bicubic = {}
             try:
-                bicubic = log_baseline(
-                    EXPERIMENT, benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale), recipe.scale
-                )
+                measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
+                bicubic = log_baseline(EXPERIMENT, measured, recipe)
             except UserError as error:
                 print(f"bicubic is not measured again: {error}")
             # Its driver may have died, or MLflow may have refused the network.
@@ -117,7 +116,7 @@ def _train(
         print(f"MLflow: {tracking.runs_page(run.experiment_id)}", flush=True)
         warn_if_no_capacity({kind: amount * fleet.fewest for kind, amount in _resources(recipe, fleet).items()})
         with ThreadPoolExecutor(1) as meanwhile:
-            baseline = meanwhile.submit(log_baseline, EXPERIMENT, measured, recipe.scale)
+            baseline = meanwhile.submit(log_baseline, EXPERIMENT, measured, recipe)
 
             def check() -> None:
                 lease.check()
@@ -155,15 +154,19 @@ def _conclude(
     Raises:
         UserError: The network can't be published in MLflow.
     """
-    _print_result(name, metrics, store, bicubic)
+    _print_result(name, recipe, metrics, store, bicubic)
     run.log(metrics, recipe.steps, replace=True)
-    run.note(markdown(_rows("best", metrics, bicubic)))
-    columns = [key for key in metrics if key.startswith(("best/psnr_y/", "best/checkerboard_db/"))]
+    choice = f"The result is {recipe.evaluation.choice(_followed(metrics))}."
+    run.note(f"{markdown(_rows('best', recipe, metrics, bicubic))}\n\n{choice}")
+    criterion = recipe.evaluation.criterion(_followed(metrics))
+    others = [key for key in metrics if key.startswith(("best/psnr_y/", "best/checkerboard_db/"))]
+    columns = list(dict.fromkeys([f"best/{criterion.metric}", *others]))
+    params = ["model.kind", "objective.kind", "steps"]
     try:
         # Only metrics of data sets that MLflow knows are kept with the network.
         run.save()
         model = publish(recipe, run.id, store, metrics)
-        page = tracking.table_page(run.experiment_id, columns, ["model.kind", "objective.kind", "steps"])
+        page = tracking.table_page(run.experiment_id, columns, params, ascending=not criterion.higher)
     except UserError as error:
         run.end()
         raise TrainError(f"{name} is trained, and the same command publishes it: {error}") from error
@@ -270,15 +273,26 @@ def _cause(error: train.TrainingFailedError) -> str:
     return f"the workers failed again and again, at last with: {last}"
 
 
-def _print_result(name: str, metrics: dict[str, float], store: RunStore, bicubic: dict[str, float]) -> None:
-    print_table(_rows(name, metrics, bicubic))
+def _print_result(
+    name: str, recipe: Recipe, metrics: dict[str, float], store: RunStore, bicubic: dict[str, float]
+) -> None:
+    print_table(_rows(name, recipe, metrics, bicubic))
+    print(f"{name} is {recipe.evaluation.choice(_followed(metrics))}")
     print(f"the network: {storage.join(store.url, 'model.safetensors')}", flush=True)
 
 
-def _rows(name: str, metrics: dict[str, float], bicubic: dict[str, float]) -> Rows:
+def _followed(metrics: dict[str, float]) -> str:
+    """The pictures that a finished training was followed on: they were measured first."""
+    return next(key.split("/", 2)[2] for key in metrics if key.count("/") > 1)
+
+
+def _rows(name: str, recipe: Recipe, metrics: dict[str, float], bicubic: dict[str, float]) -> Rows:
+    """The criterion and PSNR on each benchmark, beside bicubic."""
+    criterion = recipe.evaluation.criterion(_followed(metrics)).metric
     scores = [key.removeprefix("best/") for key in metrics if key.startswith("best/psnr_y/")]
-    rows = [["", *(f"{score.partition('/')[2]} PSNR-Y, dB" for score in scores)]]
-    rows.append([name, *(f"{metrics[f'best/{score}']:.2f}" for score in scores)])
+    scores = list(dict.fromkeys([criterion, *scores]))
+    rows = [["", *map(metric_title, scores)]]
+    rows.append([name, *(format_metric(score, metrics[f"best/{score}"]) for score in scores)])
     if bicubic:
-        rows.append(["bicubic", *(f"{bicubic[score]:.2f}" for score in scores)])
+        rows.append(["bicubic", *(format_metric(score, bicubic[score]) for score in scores)])
     return rows

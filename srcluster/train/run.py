@@ -16,10 +16,12 @@ from srcluster.data.figures import comparison_of
 from srcluster.data.stream import Stream, open_stream
 from srcluster.errors import UserError
 from srcluster.models.saved import load_model, weights_bytes
+from srcluster.models.tiling import restore
 from srcluster.recipe import Interpolation, Recipe
 from srcluster.tracking import Run
-from srcluster.training.evaluation import evaluate, means, restore
+from srcluster.training.evaluation import evaluate
 from srcluster.training.loop import Fit, fit
+from srcluster.training.measures import load_measures
 from srcluster.training.ranks import Ranks
 from srcluster.training.store import RunStore
 
@@ -140,15 +142,16 @@ def publish(recipe: Recipe, run_id: str, store: RunStore, metrics: dict[str, flo
 
 
 def log_baseline(
-    experiment: str, measured: Sequence[Benchmark], scale: int, *, key: str = "bicubic", parent: str = ""
+    experiment: str, measured: Sequence[Benchmark], recipe: Recipe, *, key: str = "bicubic", parent: str = ""
 ) -> dict[str, float]:
-    """Measure bicubic on benchmarks, and log it as a run beside those of networks."""
+    """Measure bicubic on benchmarks as a recipe's network is, and log it as a run beside those of networks."""
     spec = Interpolation(kernel="bicubic")
+    network, measures = models.build(spec, recipe.scale).eval(), load_measures(recipe.evaluation.measures)
     params = {"model": spec.model_dump()}
     with Run.start(experiment, "bicubic", key=key, parent=parent, params=params, required=False) as run:
         metrics: dict[str, float] = {}
         for benchmark in measured:
             run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
-            metrics |= means(benchmark.name, evaluate(models.build(spec, scale), benchmark, scale))
+            metrics |= evaluate(network, benchmark, recipe.scale, measures)
         run.log(metrics | {f"best/{key}": value for key, value in metrics.items()}, step=0, replace=True)
     return metrics

@@ -18,7 +18,8 @@ from srcluster.data.order import part
 from srcluster.errors import UserError
 from srcluster.recipe import Optimizer, Recipe, RecipeError, Schedule
 from srcluster.training.checkpoint import State
-from srcluster.training.evaluation import evaluate_together
+from srcluster.training.evaluation import evaluate
+from srcluster.training.measures import Functions, load_measures
 from srcluster.training.meter import Meter
 from srcluster.training.precision import Precision, choose
 from srcluster.training.ranks import Ranks
@@ -67,8 +68,8 @@ def fit(
         recipe: The run.
         open_batches: Gives this rank's part of the batches from a step on: HR patches with their margin,
             B x 3 x H x W uint8.
-        benchmarks: The first is followed during the run and decides which weights are best; all are measured at
-            the end. Each rank measures its share of the images.
+        benchmarks: The first is followed during the run and decides which weights are best, by the recipe's
+            criterion; all are measured at the end. Each rank measures its share of the images.
         reporter: Is told metrics and checkpoints.
         ranks: Who trains.
         resume: The files of a checkpoint to continue from; emptied, since they take memory.
@@ -83,6 +84,7 @@ def fit(
     torch.manual_seed(recipe.seed)
     precision = choose(recipe.precision)
     network = precision.prepare(models.build(recipe.model, recipe.scale), recipe.compile)
+    measures = load_measures(recipe.evaluation.measures)
     state = State(network, make_optimizer(network, recipe.optimizer), average={})
     if resume:
         state.load(resume, recipe)
@@ -95,7 +97,7 @@ def fit(
         # Hours later is too late to learn that an evaluation fails.
         for benchmark in benchmarks:
             first = replace(benchmark, images=benchmark.images[:2])
-            evaluate_together(_with_weights(recipe, state.weights()), first, recipe.scale, ranks)
+            evaluate(_with_weights(recipe, state.weights()), first, recipe.scale, measures, ranks)
 
     saved = state.step
     last = stop_at_step or recipe.steps
@@ -116,7 +118,7 @@ def fit(
         if log and ranks.rank == 0:
             reporter.report(state.step, train.metrics() | meter.metrics(state.step) | data_metrics())
         if follow:
-            metrics = _follow(recipe, state, benchmarks[0], ranks)
+            metrics = _follow(recipe, state, benchmarks[0], measures, ranks)
             if ranks.rank == 0:
                 reporter.report(state.step, metrics)
         if save or (log and reporter.preempted()):
@@ -127,25 +129,25 @@ def fit(
             meter.restart(state.step)
     if stop_at_step:
         # Continued from this very step, it was not evaluated in this life.
-        return Fit(network, metrics or _follow(recipe, state, benchmarks[0], ranks))
-    return _finish(recipe, state, benchmarks, ranks)
+        return Fit(network, metrics or _follow(recipe, state, benchmarks[0], measures, ranks))
+    return _finish(recipe, state, benchmarks, measures, ranks)
 
 
-def _follow(recipe: Recipe, state: State, benchmark: Benchmark, ranks: Ranks) -> dict[str, float]:
+def _follow(recipe: Recipe, state: State, benchmark: Benchmark, measures: Functions, ranks: Ranks) -> dict[str, float]:
     """Evaluate the weights as they are, and keep them if they are the best so far, or the recipe wants the last."""
-    metrics = evaluate_together(_with_weights(recipe, state.weights()), benchmark, recipe.scale, ranks)
-    score = f"psnr_y/{benchmark.name}"
-    if recipe.evaluation.select == "last" or metrics[score] > state.best.get(score, -math.inf):
+    metrics = evaluate(_with_weights(recipe, state.weights()), benchmark, recipe.scale, measures, ranks)
+    criterion = recipe.evaluation.criterion(benchmark.name)
+    if recipe.evaluation.select == "last" or criterion.rank(metrics) > criterion.rank(state.best):
         state.best = metrics | {"step": state.step}
         state.best_weights = {name: weight.detach().clone() for name, weight in state.weights().items()}
     return metrics
 
 
-def _finish(recipe: Recipe, state: State, benchmarks: Sequence[Benchmark], ranks: Ranks) -> Fit:
+def _finish(recipe: Recipe, state: State, benchmarks: Sequence[Benchmark], measures: Functions, ranks: Ranks) -> Fit:
     network = _with_weights(recipe, state.best_weights or state.weights())
     metrics = {"best/step": float(state.best.get("step", state.step))}
     for benchmark in benchmarks:
-        values = evaluate_together(network, benchmark, recipe.scale, ranks)
+        values = evaluate(network, benchmark, recipe.scale, measures, ranks)
         metrics |= {f"best/{key}": value for key, value in values.items()}
     return Fit(network, metrics)
 

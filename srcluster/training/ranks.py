@@ -10,8 +10,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from srcluster.training.batch_norm import convert_sync_batch_norm
 
-__all__ = ["Ranks"]
-
 
 @dataclass(frozen=True)
 class Ranks:
@@ -50,3 +48,6 @@ class Ranks:
     def share(self, items: Sequence) -> Sequence:
         """This rank's of some items: every `world`-th."""
         return items[self.rank :: self.world]
+
+
+ALONE = Ranks(0, 1)

@@ -17,11 +17,11 @@ from srcluster.data import benchmarks
 from srcluster.evaluate.__main__ import evaluate
 from srcluster.fetch import __main__ as fetch
 from srcluster.models import build
+from srcluster.models.tiling import restore
 from srcluster.objectives import lpips, weights
 from srcluster.objectives.lpips import LPIPS
 from srcluster.objectives.weights import WeightsError, convolutions
 from srcluster.recipe import Interpolation
-from srcluster.training.evaluation import restore
 
 BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 """The convolutions' indices in torchvision's `features`, up to each pooling."""

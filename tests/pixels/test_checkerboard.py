@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from srcluster.data import benchmarks
 from srcluster.pixels.checkerboard import checkerboard
+from srcluster.pixels.metrics import Pair
 from srcluster.pixels.resize import imresize, to_uint8
 
 LEVELS = (0.25, 0.5, 1, 2, 4, 8)
@@ -41,7 +42,7 @@ def photographs() -> list[tuple[np.ndarray, np.ndarray]]:
 
 def read(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
     """The measure of images that are rounded to 8 bits first, as a network's are."""
-    return checkerboard(eight_bits(sr), eight_bits(hr), scale=scale, shave=scale)
+    return checkerboard(Pair(eight_bits(sr), eight_bits(hr), scale))
 
 
 @pytest.mark.parametrize("kind", ["chessboard", "columns", "grid", "any"])

@@ -2,6 +2,7 @@
 
 import pytest
 
+from srcluster.recipe import Criterion
 from srcluster.sweep.plots import _limits, curves, parameters
 
 
@@ -14,9 +15,11 @@ from srcluster.sweep.plots import _limits, curves, parameters
     ],
 )
 def test_an_axis_shows_most_values_and_bicubic(values, limits):
-    assert _limits(values, 28.4) == pytest.approx(limits, abs=0.01)
+    assert _limits(values, 28.4, Criterion("psnr_y/Set5")) == pytest.approx(limits, abs=0.01)
+    mirrored = _limits([-value for value in values], -28.4, Criterion("lpips/Set5", higher=False))
+    assert mirrored == pytest.approx((-limits[1], -limits[0]), abs=0.01)
 
 
 def test_one_trial_is_enough_for_a_picture():
-    assert curves({"lr=1": [(10, 28.4)]}, 28.4, "psnr_y/Set5").size > (500, 300)
-    assert parameters([({"lr": "1"}, 28.4)], 28.4, "psnr_y/Set5") is None
+    assert curves({"lr=1": [(10, 28.4)]}, 28.4, Criterion("psnr_y/Set5")).size > (500, 300)
+    assert parameters([({"lr": "1"}, 28.4)], 28.4, Criterion("psnr_y/Set5")) is None

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from ray.tune.experiment import Trial as Job
 
+from srcluster.recipe import Criterion
 from srcluster.sweep.plan import Sweep, SweepError, Trial, ladder, planned_steps
 from srcluster.sweep.queue import TrialQueue
 from srcluster.sweep.report import LiveTable
@@ -31,7 +32,7 @@ def queue_of(sweep: Sweep, folder, slots: int = 1) -> TrialQueue:
         recipe = trial.recipe.model_dump(mode="json")
         return {"index": trial.index, "stop_at_step": stop_at_step, "recipe": recipe, "values": trial.values}
 
-    queue = TrialQueue(sweep, sweep.trials(), "psnr", str(folder), configured)
+    queue = TrialQueue(sweep, sweep.trials(), Criterion("psnr"), str(folder), configured)
     assert queue.set_max_concurrency(slots)
     return queue
 
@@ -158,9 +159,9 @@ def test_lines_say_what_happens_and_how_long_it_will_take(tmp_path, capsys, monk
         getattr(table, event)(0, queue.jobs, one, result=result)
         return " ".join(capsys.readouterr().out.split()[1:])
 
-    assert told("on_trial_result", first, "RUNNING", {"step": 5, "psnr": 9.0}) == "a step 5 psnr 9.00 dB, 19 min left"
+    assert told("on_trial_result", first, "RUNNING", {"step": 5, "psnr": 9.0}) == "a step 5 psnr 9.0000, 19 min left"
     waits = told("on_trial_complete", first, "TERMINATED", {"step": 10, "psnr": 9.0, "done": True})
-    assert waits == "a waits at step 10 psnr 9.00 dB, 9 min left"
+    assert waits == "a waits at step 10 psnr 9.0000, 9 min left"
     diverged = told("on_trial_complete", second, "TERMINATED", {"error": "it diverged", "done": True})
     assert diverged == "a failed: it diverged, 9 min left"
 

@@ -4,12 +4,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from srcluster.recipe import load
+from srcluster.recipe import Criterion, load
 from srcluster.sweep import report
 from srcluster.sweep.plan import Trial
-from srcluster.sweep.results import JobResult, best_first, latest, ranked
+from srcluster.sweep.results import JobResult, best_first, latest, ranked, scores_of
 from srcluster.tracking.server import TrackingError
 
+BY_PSNR = Criterion("psnr_y/Set5")
 BICUBIC = {"psnr_y/Set5": 28.42, "ssim_y/Set5": 0.81, "checkerboard_db/Set5": 0.0, "psnr_y/Set14": 26.0}
 
 
@@ -46,7 +47,7 @@ def test_what_was_killed_before_its_first_score_has_that_of_its_last_rung():
 
 
 def test_the_best_is_first_and_what_came_farthest_before_the_others():
-    rows = ranked(best_first(latest(JOBS), "psnr_y/Set5"), BICUBIC)
+    rows = ranked(best_first(latest(JOBS), BY_PSNR), BICUBIC, scores_of(BICUBIC, BY_PSNR))
     assert [(row[0], row[1], row[-1]) for row in rows[1:]] == [
         ("seed=5", "29.60", "finished"),
         ("seed=4", "29.50", "finished"),
@@ -66,7 +67,7 @@ def test_the_table_is_printed_and_written_before_mlflow_is_asked(tmp_path, capsy
     monkeypatch.setattr(report.tracking, "children", away)
     folder, url = tmp_path / "results", str(tmp_path / "storage")
     with pytest.raises(TrackingError):
-        report.conclude(len(JOBS), JOBS, BICUBIC, SimpleNamespace(id="parent"), url, folder)
+        report.conclude(len(JOBS), JOBS, BY_PSNR, BICUBIC, SimpleNamespace(id="parent"), url, folder)
     assert "29.60" in capsys.readouterr().out
     for written in (folder, tmp_path / "storage"):
         assert "| seed=5 | 29.60 |" in (written / "table.md").read_text()

@@ -8,6 +8,7 @@ from statistics import fmean
 import pytest
 
 from srcluster import tracking
+from srcluster.recipe import Criterion
 from srcluster.sweep import __main__ as sweep_command
 from srcluster.sweep import plan as sweep_plan
 from srcluster.sweep.plan import Sweep, SweepError, Trial
@@ -50,7 +51,7 @@ def searched(sweep: Sweep, end: Callable[[Trial], JobResult]) -> list[Trial]:
     ended = []
     for trial in sweep.trials():
         if trial.index >= sweep.search.startup:
-            trial = sweep.trial(trial.index, suggest(sweep, ended, "psnr"))
+            trial = sweep.trial(trial.index, suggest(sweep, ended, Criterion("psnr")))
         ended.append(end(trial))
     return [one.trial for one in ended]
 
@@ -89,11 +90,11 @@ def test_it_is_determined_by_what_is_known():
         JobResult(trials[8], None, "finished", {"best/psnr": 1.0}, ""),
         JobResult(trials[8], None, "failed", {}, ""),
     ]
-    suggested = [suggest(plan(), [*earlier[:8], end], "psnr") for end in ends]
-    assert suggested[0] == suggest(plan(), earlier, "psnr")
+    suggested = [suggest(plan(), [*earlier[:8], end], Criterion("psnr")) for end in ends]
+    assert suggested[0] == suggest(plan(), earlier, Criterion("psnr"))
     assert suggested[0] != suggested[1] != suggested[2]
-    assert suggested[0] != suggest(plan(seed=1), earlier, "psnr")
-    assert suggest(plan(), [], "psnr").keys() == plan().parameters.keys()
+    assert suggested[0] != suggest(plan(seed=1), earlier, Criterion("psnr"))
+    assert suggest(plan(), [], Criterion("psnr")).keys() == plan().parameters.keys()
 
 
 def test_another_search_is_another_sweep():
