@@ -177,8 +177,8 @@ class Stream(IterableDataset):
         if data.batch < world * data.accumulate:
             micro = f" in {data.accumulate} micro-batches (data.accumulate)" if data.accumulate > 1 else ""
             raise UserError(
-                f"{world} rank{'s' * (world > 1)} can't share a batch of {data.batch} patches{micro}: use fewer, or raise "
-                "data.batch"
+                f"{world} rank{'s' * (world > 1)} can't share a batch of {data.batch} patches{micro}: use fewer, or "
+                "raise data.batch"
             )
         if manifest.shortest_side < self.side:
             raise ShardError(
