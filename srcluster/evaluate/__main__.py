@@ -12,7 +12,7 @@ from srcluster.data import benchmarks
 from srcluster.evaluate.candidates import Candidate, EvaluateError, candidate
 from srcluster.evaluate.candidates import evaluate as run
 from srcluster.evaluate.report import best_first, comparable, figure, log_to_mlflow, tables, to_csv, to_json
-from srcluster.models.find import MODEL_HELP
+from srcluster.models.find import ALLOW_IMPORT_HELP, MODEL_HELP
 from srcluster.progress import print_table
 from srcluster.recipe import MEASURES, Criterion, Measure, measure
 from srcluster.training.measures import load_measures
@@ -60,6 +60,7 @@ def evaluate(
     image: Annotated[
         list[str] | None, typer.Option(metavar="NAME...", help="Images of the comparison; default: three of each set.")
     ] = None,
+    allow_import: Annotated[list[str] | None, typer.Option(metavar="PACKAGE", help=ALLOW_IMPORT_HELP)] = None,
     address: cli.TasksAddress = "auto",
     gpus: Annotated[float, typer.Option(help="GPUs that each task on a cluster takes.")] = 0,
 ) -> None:
@@ -72,7 +73,7 @@ def evaluate(
         tracking.check()
     wanted = [_measure(words) for words in dict.fromkeys([*(metrics or MEASURES), *(["lpips"] if lpips else [])])]
     functions = load_measures(wanted, lpips or "auto", lpips_input or "auto")
-    entries = [candidate(words, scale) for words in model]
+    entries = [candidate(words, scale, allow_import or ()) for words in model]
     scale = _scale(entries, scale)
     if doubled := [label for label, count in Counter(entry.label for entry in entries).items() if count > 1]:
         raise EvaluateError(f"{doubled[0]} is what several models are called: name them, LABEL=MODEL")

@@ -4,7 +4,7 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +63,7 @@ class Result:
     peak_bytes: int | None = None
 
 
-def candidate(words: str, scale: int) -> Candidate:
+def candidate(words: str, scale: int, allow_import: Collection[str] = ()) -> Candidate:
     """What is meant by an argument: `MODEL`, or `LABEL=MODEL`.
 
     Raises:
@@ -75,8 +75,8 @@ def candidate(words: str, scale: int) -> Candidate:
     if Path(name).is_dir() and not holds_model(name):
         pictures = {photo.name: photo for photo in photos.find(str(Path(name).resolve()))}
         return Candidate(label or Path(name).resolve().name, None, pictures)
-    found, network = find_model(name, scale)
-    return Candidate(label or found, network, {})
+    found = find_model(name, scale, allow_import)
+    return Candidate(label or found.name, found.network, {})
 
 
 def evaluate(

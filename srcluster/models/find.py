@@ -1,24 +1,29 @@
-"""A network by what a person calls it: a file, a folder, an URL, an MLflow run, or an interpolation."""
+"""A network by what a person calls it: a file, a folder, an URL, a run, or an interpolation."""
 
+import os
 import re
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
-from typing import get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import nn
 
 from srcluster import models, storage
-from srcluster.models.saved import ModelError, load_model
+from srcluster.data.download import download
+from srcluster.errors import UserError
+from srcluster.models.reach import measure_reach
+from srcluster.models.saved import SUFFIXES, load_model
 from srcluster.pixels.resize import Kernel
-from srcluster.recipe import Interpolation
-
-__all__ = ["MODEL_HELP", "find_model", "holds_model"]
+from srcluster.recipe import Interpolation, Recipe
 
 MODEL_HELP = (
-    "A .safetensors file, a checkpoint or a run's folder, an s3:// URL of these, an MLflow run's id, "
-    "models:/name/version, or nearest, bilinear, bicubic."
+    "A .safetensors or .pth file, also of other programs; a checkpoint or a run's folder; an s3:// or https:// URL of "
+    "these; a run's name, an MLflow run's id, models:/name/version; or nearest, bilinear, bicubic."
 )
+
+ALLOW_IMPORT_HELP = "A package that a model file may name as its network's code."
 
 _IN_MLFLOW = re.compile(r"(models|runs):/.*|[0-9a-f]{32}")
 
@@ -26,24 +31,36 @@ _FILES = ("model", "best", "average", "network")
 """What weights are called: of a run; or of a checkpoint, which has the last three."""
 
 
-def find_model(name: str, scale: int = 4) -> tuple[str, nn.Module]:
-    """A network to evaluate with, on the GPU if there is one, and what to call it.
+class FoundModel(NamedTuple):
+    """A network to evaluate with, what to call it, and its recipe, where one makes it."""
+
+    name: str
+    network: nn.Module
+    recipe: Recipe | None = None
+
+
+def find_model(name: str, scale: int = 4, allow_import: Collection[str] = ()) -> FoundModel:
+    """A network, on the GPU if there is one.
 
     Args:
         name: As `MODEL_HELP` says.
         scale: Of an interpolation; a network has its own.
+        allow_import: Packages that a file may name as its network's.
 
     Raises:
-        ModelError: There is none, or it is damaged.
+        UserError: There is none, or it is damaged.
         StorageError: It can't be read.
         TrackingError: MLflow can't be reached, or has none.
     """
     if name in get_args(Kernel):
-        return name, models.build(Interpolation(kernel=name), scale).eval()
+        return FoundModel(name, models.build(Interpolation(kernel=name), scale).eval())
     with tempfile.TemporaryDirectory() as folder:
-        find = _in_mlflow if _IN_MLFLOW.fullmatch(name) else _in_storage
-        recipe, network = load_model(find(name, Path(folder)))
-    return recipe.name, network.to("cuda" if torch.cuda.is_available() else "cpu")
+        path = fetch_model(name, Path(folder))
+        recipe, network = load_model(path, allow_import)
+    network = network.to("cuda" if torch.cuda.is_available() else "cpu")
+    if not hasattr(network, "reach"):
+        network.reach = measure_reach(network)
+    return FoundModel(recipe.name if recipe else path.stem, network, recipe)
 
 
 def holds_model(folder: str) -> bool:
@@ -51,27 +68,36 @@ def holds_model(folder: str) -> bool:
     return any(storage.exists(storage.join(folder, f"{name}.safetensors")) for name in _FILES)
 
 
-def _in_mlflow(name: str, folder: Path) -> Path:
-    # Not before it is needed: mlflow takes seconds to import.
-    from srcluster import tracking
+def fetch_model(name: str, folder: Path) -> Path:
+    """A file of weights, or a folder with those of a checkpoint, on this machine.
 
-    return tracking.download_model(name, folder)
+    Args:
+        name: As `MODEL_HELP` says, but no interpolation.
+        folder: Where it goes if it is not on this machine.
+    """
+    if _IN_MLFLOW.fullmatch(name):
+        from srcluster import tracking  # Here: mlflow takes seconds to import.
 
-
-def _in_storage(name: str, folder: Path) -> Path:
-    """Where a file, or a folder with a run's file or a checkpoint, is on this machine."""
-    if name.endswith(".safetensors"):
-        source = name
-    elif storage.exists(storage.join(name, "model.safetensors")):
-        source = storage.join(name, "model.safetensors")
-    elif holds_model(name):
+        return tracking.download_model(name, folder)
+    runs = os.environ.get("SRCLUSTER_STORAGE")
+    run = storage.join(runs, "runs", name) if runs and re.fullmatch(r"[\w.-]+", name) else ""
+    for url in (name, storage.join(name, "model.safetensors"), run and storage.join(run, "model.safetensors")):
+        suffix = Path(url.partition("?")[0]).suffix
+        if suffix not in SUFFIXES:
+            continue
+        target = folder / url.partition("?")[0].rpartition("/")[2]
+        if url.startswith(("http://", "https://")):
+            if url == name:
+                download(url, target)
+                return target
+        elif storage.exists(url):
+            if not storage.is_s3(url):
+                return Path(url)
+            storage.download(url, target)
+            return target
+    if not name.startswith("http") and holds_model(name):
         for part in _FILES:
             if storage.exists(url := storage.join(name, f"{part}.safetensors")):
                 storage.download(url, folder / f"{part}.safetensors")
         return folder
-    else:
-        raise ModelError(f"there is no model {name!r}; it can be: {MODEL_HELP[0].lower()}{MODEL_HELP[1:]}")
-    if not storage.is_s3(source):
-        return Path(source)
-    storage.download(source, folder / "model.safetensors")
-    return folder / "model.safetensors"
+    raise UserError(f"there is no model {name!r}; it can be: {MODEL_HELP[0].lower()}{MODEL_HELP[1:]}")

@@ -11,7 +11,7 @@ from srcluster.models.upsamplers import SubPixel, upsampler
 
 __all__ = ["ResidualNetwork"]
 
-_DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
+DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean RGB of DIV2K's training pictures, from the code of EDSR's authors."""
 
 
@@ -29,7 +29,7 @@ class ResidualNetwork(nn.Module):
         self.tail = nn.Conv2d(features, 3, side, padding=side // 2)
         radius, stages = side // 2, 2 if scale == 4 else 1
         self.reach = radius + 2 * spec.blocks + spec.long_skip + stages + ceil(radius / scale)
-        mean = torch.tensor(_DIV2K_MEAN if spec.subtract_mean else (0.0, 0.0, 0.0))
+        mean = torch.tensor(DIV2K_MEAN if spec.subtract_mean else (0.0, 0.0, 0.0))
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
         self._initialise(spec)
 

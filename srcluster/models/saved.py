@@ -1,5 +1,12 @@
-"""A network as one file: safetensors, with the recipe that made it in the header. Nothing in it is code."""
+"""A network as one file, and what a file holds: nothing in it is run as code.
 
+Files of this package are safetensors with the recipe in the header. Those of others, .safetensors or .pth, are
+recognised by the names of their weights.
+"""
+
+import pickle
+import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
@@ -9,14 +16,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from srcluster.errors import UserError
-from srcluster.models import build
-from srcluster.recipe import Recipe
+from srcluster.models import build, foreign, zoo
+from srcluster.recipe import Recipe, recipe_from
 
-__all__ = ["ModelError", "load_model", "load_weights", "save_weights", "weights_bytes"]
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
+"""Of files of weights."""
 
-
-class ModelError(UserError):
-    """A file of weights that can't be read, or is of something else."""
+_WRAPPERS = ("params_ema", "params-ema", "params", "state_dict", "model_state_dict", "model", "net")
+"""Under what other programs keep the weights in a .pth, the best first."""
 
 
 def weights_bytes(weights: dict[str, Tensor], recipe: Recipe) -> bytes:
@@ -31,42 +38,99 @@ def save_weights(path: Path, weights: dict[str, Tensor], recipe: Recipe) -> None
     path.write_bytes(weights_bytes(weights, recipe))
 
 
-def load_weights(path: Path, device: torch.device | str = "cpu") -> dict[str, Tensor]:
-    """The tensors of a file.
-
-    Raises:
-        ModelError: It is missing or damaged.
-    """
-    try:
-        return load_file(path, str(device))
-    except (OSError, SafetensorError) as error:
-        raise ModelError(f"the weights {path} are missing or damaged ({error})") from error
-
-
-def load_model(path: Path) -> tuple[Recipe, nn.Module]:
-    """The network of a file that `save_weights` wrote, or of a checkpoint's folder, to evaluate with.
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of any of SUFFIXES, or of a checkpoint's folder, under the names they have there.
 
     Args:
         path: Of a checkpoint, its best weights are taken, or before the first evaluation, the latest.
 
     Raises:
-        ModelError: It is missing, damaged, or not one of ours.
+        UserError: It is missing, damaged, or holds something else than tensors.
     """
     if path.is_dir():
-        network, average, best = (path / f"{name}.safetensors" for name in ("network", "average", "best"))
+        network, average, best = (load_weights(path / f"{name}.safetensors") for name in ("network", "average", "best"))
         # The average is of what is learned alone, and not of batch norm's statistics.
-        weights = load_weights(best) or load_weights(network) | load_weights(average)
-        path = network
-    else:
-        weights = load_weights(path)
-    with safe_open(path, "pt") as file:
-        said = (file.metadata() or {}).get("recipe")
-    if said is None:
-        raise ModelError(f"{path} does not say which network its weights are of: it was not written by srcluster")
+        return best or network | average
     try:
-        recipe = Recipe.model_validate_json(said)
-        model = build(recipe.model, recipe.scale)
-        model.load_state_dict(weights)
-    except (ValidationError, RuntimeError) as error:
-        raise ModelError(f"{path} is of another version of srcluster ({str(error).splitlines()[0]})") from error
-    return recipe, model.to(memory_format=torch.channels_last).eval()
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, "cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            f"{path} holds code, which is not run, or is no file of weights: ask for it as .safetensors"
+        ) from error
+    except (OSError, SafetensorError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise UserError(f"the weights {path} are missing or damaged ({str(error).partition(chr(10))[0]})") from error
+    for wrapper in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
+        raise UserError(f"{path} holds no weights, which are tensors by name")
+    shared = all(name.startswith("module.") for name in content)
+    return {name.removeprefix("module.") if shared else name: tensor for name, tensor in content.items()}
+
+
+def load_model(path: Path, allow_import: Collection[str] = ()) -> tuple[Recipe | None, nn.Module]:
+    """The network of a file of any of SUFFIXES, or of a checkpoint's folder, to evaluate with.
+
+    Args:
+        path: See `load_weights`.
+        allow_import: Packages that a file may name as its network's.
+
+    Returns:
+        The recipe, none for a network that only spandrel knows, and the network.
+
+    Raises:
+        UserError: It is missing, damaged, of an unknown network, or of one that is not allowed.
+    """
+    weights = load_weights(path)
+    recipe = _recipe_of(path)
+    if recipe is None:
+        return _foreign(path, weights)
+    if recipe.model.kind == "import" and recipe.model.package not in allow_import:
+        raise UserError(
+            f"{path} is of the network {recipe.model.target}: if you trust that code, allow it by "
+            f"--allow-import {recipe.model.package}"
+        )
+    return recipe, _filled(recipe, weights, path)
+
+
+def named_weights(path: Path) -> dict[str, Tensor]:
+    """What `load_weights` gives, under the names that the networks here have."""
+    weights = load_weights(path)
+    found = None if _recipe_of(path) else foreign.recognise(weights)
+    return found[2] if found else weights
+
+
+def _recipe_of(path: Path) -> Recipe | None:
+    """What a file says that its weights are of; nothing, where it is not of this package."""
+    file = path / "network.safetensors" if path.is_dir() else path
+    if file.suffix != ".safetensors":
+        return None
+    with safe_open(file, "pt") as opened:
+        said = (opened.metadata() or {}).get("recipe")
+    try:
+        return said and Recipe.model_validate_json(said)
+    except ValidationError as error:
+        raise UserError(f"{path} is of another version of srcluster ({error.errors()[0]['msg']})") from error
+
+
+def _filled(recipe: Recipe, weights: Mapping[str, Tensor], path: Path) -> nn.Module:
+    network = build(recipe.model, recipe.scale)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} is of another version of this network ({' '.join(str(error).split())[:200]})"
+        ) from error
+    return network.to(memory_format=torch.channels_last).eval()
+
+
+def _foreign(path: Path, weights: dict[str, Tensor]) -> tuple[Recipe | None, nn.Module]:
+    found = foreign.recognise(weights)
+    if found is None:
+        return None, zoo.load(weights, str(path))
+    scale, spec, weights = found
+    name = re.sub(r"[^A-Za-z0-9_.-]+|^[_.-]+", "-", path.stem).lstrip("-") or "foreign"
+    recipe = recipe_from({"name": name[:100], "steps": 0, "scale": scale, "model": spec})
+    return recipe, _filled(recipe, weights, path)

@@ -30,6 +30,7 @@ class SelfEnsemble(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network, self.scale, self.reach = network, network.scale, network.reach
+        self.multiple = getattr(network, "multiple", 1)
 
     def forward(self, lr: Tensor) -> Tensor:
         total = None
@@ -70,7 +71,7 @@ def bands(
     """
     height, width, _ = lr.shape
     largest = np.iinfo(lr.dtype).max
-    rows, columns = _spans(height, side, network.reach), _spans(width, side, network.reach)
+    rows, columns = (_spans(total, side, network) for total in (height, width))
     for i, row in enumerate(rows):
         band = []
         for j, column in enumerate(columns):
@@ -124,10 +125,12 @@ class _Span:
         self.skipped, self.length = start - self.seen.start, stop - start
 
 
-def _spans(total: int, side: int, reach: int) -> list[_Span]:
+def _spans(total: int, side: int, network: nn.Module) -> list[_Span]:
     """Tiles of about equal lengths; a single one where all of it fits in with the overlap."""
-    count = 1 if total <= side + 2 * reach else -(-total // side)
-    edges = [total * i // count for i in range(count + 1)]
+    multiple = getattr(network, "multiple", 1)
+    reach = -(-network.reach // multiple) * multiple
+    count = 1 if total <= side + 2 * reach else -(-total // max(side, multiple))
+    edges = [*(total * i // count // multiple * multiple for i in range(count)), total]
     return [_Span(start, stop, reach, total) for start, stop in pairwise(edges)]
 
 

@@ -3,7 +3,7 @@
 from srcluster.recipe.data import Data
 from srcluster.recipe.evaluation import Checkpoint, Evaluation
 from srcluster.recipe.measure import MEASURES, Criterion, Measure, format_metric, measure, metric_title
-from srcluster.recipe.model import SRCNN, Interpolation, Model, Residual
+from srcluster.recipe.model import RRDB, SPAN, SRCNN, Compact, ImportedModel, Interpolation, Model, MSRResNet, Residual
 from srcluster.recipe.optimizer import SGD, Adam, AdamW, Optimizer, Schedule
 from srcluster.recipe.recipe import (
     NEUTRAL,
@@ -16,19 +16,25 @@ from srcluster.recipe.recipe import (
     shipped,
     with_overrides,
 )
+from srcluster.recipe.start import Start
 
 __all__ = [
     "MEASURES",
     "NEUTRAL",
+    "RRDB",
     "SGD",
+    "SPAN",
     "SRCNN",
     "Adam",
     "AdamW",
     "Checkpoint",
+    "Compact",
     "Criterion",
     "Data",
     "Evaluation",
+    "ImportedModel",
     "Interpolation",
+    "MSRResNet",
     "Measure",
     "Model",
     "Optimizer",
@@ -36,6 +42,7 @@ __all__ = [
     "RecipeError",
     "Residual",
     "Schedule",
+    "Start",
     "flatten",
     "format_metric",
     "load",

@@ -4,9 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from srcluster.recipe.imported import Imported
 from srcluster.recipe.validation import Part
-
-__all__ = ["SRCNN", "Interpolation", "Model", "Residual"]
 
 
 def _odd(side: int) -> int:
@@ -94,4 +93,47 @@ class Residual(Part):
         return self
 
 
-Model = Annotated[SRCNN | Residual, Field(discriminator="kind")]
+class MSRResNet(Part):
+    """BasicSR's and KAIR's SRResNet without batch norm."""
+
+    kind: Literal["msrresnet"]
+    features: Features = 64
+    blocks: int = Field(16, ge=1, le=1000)
+
+
+class Compact(Part):
+    """SRVGGNetCompact (Wang et al., "Real-ESRGAN", ICCV-W 2021)."""
+
+    kind: Literal["compact"]
+    features: Features = 64
+    convs: int = Field(16, ge=1, le=1000)
+    """Convolutions between the first and the last; 16 in animevideov3, 32 in general-x4v3."""
+
+
+class RRDB(Part):
+    """ESRGAN's generator (Wang et al., ECCV-W 2018); for scales 1, 2 and 4."""
+
+    kind: Literal["rrdb"]
+    features: Features = 64
+    blocks: int = Field(23, ge=1, le=1000)
+    unshuffle: Literal[1, 2, 4] = 1
+    """Side of the squares of LR pixels that become channels first; 2 in Real-ESRGAN's x2plus."""
+
+
+class SPAN(Part):
+    """Wan et al., "Swift Parameter-free Attention Network for Efficient Super-Resolution" (CVPR-W 2024)."""
+
+    kind: Literal["span"]
+    features: Features = 48
+    norm: bool = True
+    """Take the mean colour of DIV2K from LR, and multiply by 255."""
+
+
+class ImportedModel(Imported):
+    """A network of a person's own, called with `scale` and the arguments."""
+
+    reach: int | None = Field(None, ge=0)
+    """Up to how many LR pixels away an HR pixel is made from; without it, tiling measures it."""
+
+
+Model = Annotated[SRCNN | Residual | MSRResNet | Compact | RRDB | SPAN | ImportedModel, Field(discriminator="kind")]

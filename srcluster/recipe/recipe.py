@@ -22,6 +22,7 @@ from srcluster.recipe.evaluation import Checkpoint, Evaluation
 from srcluster.recipe.model import Model
 from srcluster.recipe.objective import Objective, Pixel
 from srcluster.recipe.optimizer import Adam, Optimizer, Schedule
+from srcluster.recipe.start import Start
 from srcluster.recipe.validation import Part, explain
 from srcluster.recipe.yaml_files import did_you_mean, read_file, read_mapping, read_yaml
 
@@ -64,6 +65,7 @@ class Recipe(Part):
     seed: int = Field(0, ge=0, lt=2**63)
     steps: int = Field(ge=0, le=10**9)
     model: Model
+    start: Start = Start()
     data: Data = Data()
     objective: Objective = Pixel()
     optimizer: Optimizer = Adam()
@@ -84,6 +86,8 @@ class Recipe(Part):
     def _fits(self):
         if self.data.patch % self.scale:
             raise ValueError(f"data.patch is a multiple of the scale {self.scale}, not {self.data.patch}")
+        if self.model.kind == "rrdb" and self.scale == 3:
+            raise ValueError("model.kind: rrdb enlarges by factors of 2: choose another kind for scale 3")
         return self
 
     def digest(self) -> str:

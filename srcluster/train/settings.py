@@ -7,6 +7,7 @@ from pathlib import Path
 from srcluster import objectives, storage, tracking
 from srcluster.data import benchmarks
 from srcluster.data.default_shards import default_shards
+from srcluster.models.start import resolve_start
 from srcluster.recipe import Recipe, recipe_from
 from srcluster.training.check import check_trainable
 
@@ -30,10 +31,11 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     """The recipe with what `auto` and relative paths mean written out, so that it says all of itself.
 
     Raises:
-        UserError: Its parts don't fit together; or the weights that its objective needs are missing, or are not what
-            it needs.
+        UserError: Its parts don't fit together; or the weights that it starts from, or those of its objective, are
+            missing or don't fit.
     """
     check_trainable(recipe)
+    start = resolve_start(recipe.start, recipe.model, recipe.scale)
     shards, measured = recipe.data.shards, recipe.evaluation.benchmarks
     if shards == "auto":
         shards = _shards_by_default(os.environ["SRCLUSTER_STORAGE"])
@@ -43,8 +45,13 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
         str(Path(name).resolve()) if Path(name).is_dir() else name for name in (shards, *measured)
     )
     objective = _resolved_objective(recipe.objective).model_dump(mode="json")
-    values = {"data.shards": shards, "evaluation.benchmarks": measured_urls, "objective": objective}
-    return recipe_from(recipe.model_dump(mode="json"), values)
+    values = {
+        "data.shards": shards,
+        "evaluation.benchmarks": measured_urls,
+        "objective": objective,
+        "start": start.model_dump(),
+    }
+    return recipe_from(recipe.model_dump(mode="json"), {**values, "start": start.model_dump()})
 
 
 # Asked of the store once for all trials of a sweep.

@@ -32,7 +32,9 @@ def check_trainable(recipe: Recipe) -> None:
 @functools.lru_cache
 def _trained_side(model: Model, scale: int, optimizer: Optimizer, batch: int, patch: int) -> int:
     """The side of what the network gives for a training patch."""
-    with torch.device("meta"):
+    # A person's own network may ask for values, which `meta` has none of.
+    device, batch = ("cpu", 2) if model.kind == "import" else ("meta", batch)
+    with torch.device(device):
         network = models.build(model, scale).train()
         make_optimizer(network, optimizer)
         try:

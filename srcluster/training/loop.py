@@ -16,6 +16,7 @@ from srcluster.data.benchmarks import Benchmark
 from srcluster.data.degradation import augment, degrade
 from srcluster.data.order import part
 from srcluster.errors import UserError
+from srcluster.models.start import begin_with
 from srcluster.recipe import Optimizer, Recipe, RecipeError, Schedule
 from srcluster.training.checkpoint import State
 from srcluster.training.evaluation import evaluate
@@ -83,7 +84,10 @@ def fit(
     """
     torch.manual_seed(recipe.seed)
     precision = choose(recipe.precision)
-    network = precision.prepare(models.build(recipe.model, recipe.scale), recipe.compile)
+    network = models.build(recipe.model, recipe.scale)
+    if recipe.start.weights and not resume:
+        begin_with(network, recipe.start)
+    network = precision.prepare(network, recipe.compile)
     measures = load_measures(recipe.evaluation.measures)
     state = State(network, make_optimizer(network, recipe.optimizer), average={})
     if resume:

@@ -14,8 +14,9 @@ from srcluster.cluster.choose import choose_cluster
 from srcluster.data.listing import Photo, list_pictures, printable
 from srcluster.data.pictures import endings
 from srcluster.errors import UserError
+from srcluster.models.export import EXPORT_HELP
 from srcluster.models.export import export as write_export
-from srcluster.models.find import MODEL_HELP, find_model
+from srcluster.models.find import ALLOW_IMPORT_HELP, MODEL_HELP, find_model
 from srcluster.models.tiling import SelfEnsemble
 from srcluster.progress import progress
 from srcluster.upscale.enlarge import Job, Outcome, enlarge
@@ -43,9 +44,8 @@ def upscale(
     ] = 0,
     address: cli.TasksAddress = "auto",
     gpus: Annotated[float, typer.Option(help="GPUs that each task on a cluster takes.")] = 0,
-    export: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write the network, as .onnx or .pt2 for any size.")
-    ] = None,
+    export: Annotated[Path | None, typer.Option(metavar="FILE", help=EXPORT_HELP)] = None,
+    allow_import: Annotated[list[str] | None, typer.Option(metavar="PACKAGE", help=ALLOW_IMPORT_HELP)] = None,
 ) -> None:
     """Enlarge pictures of any kind: RGB, grey, alpha, 16 bits, palette, CMYK, turned by EXIF.
 
@@ -60,11 +60,11 @@ def upscale(
     address = choose_cluster(address)
     jobs = _jobs(pictures, out) if pictures and out else []
     due = jobs if overwrite else [job for job in jobs if not storage.exists(job.target)]
-    _, network = find_model(model, scale)
+    _, network, recipe = find_model(model, scale, allow_import or ())
     if self_ensemble:
-        network = SelfEnsemble(network).eval()
+        network, recipe = SelfEnsemble(network).eval(), None
     if export is not None:
-        write_export(network, export)
+        write_export(network, export, recipe)
         print(f"the network is in {export}")
     if not jobs:
         return

@@ -59,6 +59,7 @@ class AnyChannels(nn.Module):
     def __init__(self, network: nn.Module):
         super().__init__()
         self.network, self.scale, self.reach = network, network.scale, max(network.reach, 2)
+        self.multiple = getattr(network, "multiple", 1)
 
     def forward(self, lr: Tensor) -> Tensor:
         grey, has_alpha = lr.shape[1] < 3, lr.shape[1] % 2 == 0

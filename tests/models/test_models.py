@@ -7,13 +7,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from srcluster.errors import UserError
 from srcluster.models import build
 from srcluster.models.residual import PReLU
-from srcluster.models.saved import ModelError, load_model, save_weights
+from srcluster.models.saved import load_model, save_weights
 from srcluster.models.upsamplers import SubPixel
 from srcluster.pixels.colour import rgb_to_ycbcr
 from srcluster.pixels.resize import resize
-from srcluster.recipe import SRCNN, Interpolation, Residual, recipe_from
+from srcluster.recipe import SPAN, SRCNN, Compact, Interpolation, MSRResNet, Residual, recipe_from
 
 PERCEPTUAL = {"blocks": 4, "activation": "relu", "around": "norm_activation", "long_skip": False, "output": "tanh"}
 EDSR = {"norm": "none", "activation": "relu", "around": "none", "outer_kernel": 3, "subtract_mean": True}
@@ -30,6 +31,9 @@ SPECS = [
     *(residual(**PERCEPTUAL, features=4, upsampler=upsampler) for upsampler in UPSAMPLERS),
     residual(features=4, blocks=2),
     residual(**EDSR, features=4, blocks=2, residual_scale=0.1, base="bilinear", init="small", icnr=True),
+    MSRResNet(kind="msrresnet", features=4, blocks=1),
+    Compact(kind="compact", features=4, convs=2),
+    SPAN(kind="span", features=4),
 ]
 
 
@@ -113,10 +117,10 @@ def test_a_model_file_says_what_it_is(tmp_path):
     lr = torch.rand(1, 3, 6, 5)
     assert loaded_recipe == recipe
     torch.testing.assert_close(loaded(lr), network(lr))
-    with pytest.raises(ModelError, match="missing or damaged"):
+    with pytest.raises(UserError, match="missing or damaged"):
         load_model(tmp_path / "b.safetensors")
     (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-4])
-    with pytest.raises(ModelError, match="missing or damaged"):
+    with pytest.raises(UserError, match="missing or damaged"):
         load_model(tmp_path / "a.safetensors")
 
 

@@ -57,7 +57,7 @@ def test_a_recipe_survives_its_dump():
         ({"seed": 2**64}, "seed: Input should be less than"),
         ({"model.features": [0, 4]}, "model.features.0: Input should be greater than or equal to 1"),
         ({"model": {"kind": "residual", "blocks": 10**9}}, "model.blocks: Input should be less than or equal to 1000"),
-        ({"model": {"kind": "interpolation"}}, "model.kind is one of 'srcnn', 'residual', not 'interpolation'"),
+        ({"model": {"kind": "interpolation"}}, "model.kind is one of 'srcnn', 'residual', "),
         ({"evaluation.benchmarks": []}, "evaluation.benchmarks"),
     ],
 )

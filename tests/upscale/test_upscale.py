@@ -18,10 +18,9 @@ from srcluster.data.listing import Photo
 from srcluster.data.pictures import read_picture
 from srcluster.data.png import write_png
 from srcluster.errors import UserError
-from srcluster.models.export import export
 from srcluster.models.saved import save_weights
 from srcluster.pixels.resize import imresize
-from srcluster.recipe import SRCNN, Interpolation, Residual, recipe_from
+from srcluster.recipe import recipe_from
 from srcluster.upscale.__main__ import upscale
 from srcluster.upscale.enlarge import Job, enlarge
 
@@ -237,44 +236,6 @@ def test_a_picture_may_take_as_much_memory_as_is_said(tmp_path, capsys, monkeypa
     with pytest.raises(UserError, match="1 of 1 pictures failed"):
         run(tmp_path / "a.png", out=tmp_path / "again")
     assert "SRCLUSTER_PICTURE_GB must be a number" in capsys.readouterr().out
-
-
-EXPORTED = [
-    Interpolation(kernel="bicubic"),
-    SRCNN(kind="srcnn", init="he"),
-    Residual(kind="residual", features=4, blocks=1),
-    Residual(kind="residual", features=4, blocks=1, upsampler="deconv3", base="bilinear", output="linear"),
-    Residual(kind="residual", features=4, blocks=1, upsampler="nearest_conv", activation="relu", output="tanh"),
-]
-
-
-@pytest.mark.parametrize("ending", ["pt2", "onnx"])
-@pytest.mark.parametrize("spec", EXPORTED, ids=str)
-def test_an_exported_network_takes_any_size(tmp_path, spec, ending):
-    network, path = models.build(spec, 3).eval(), tmp_path / f"a.{ending}"
-    if ending == "onnx":
-        pytest.importorskip("onnxscript")
-        runtime = pytest.importorskip("onnxruntime")
-    export(network, path)
-    if ending == "onnx":
-        session = runtime.InferenceSession(path)
-
-        def exported(lr):
-            return torch.from_numpy(session.run(None, {"lr": lr.numpy()})[0])
-    else:
-        exported = torch.export.load(path).module()
-    for shape in ((1, 3, 7, 31), (3, 3, 20, 20), (1, 3, 3, 3)):
-        lr = torch.rand(shape)
-        torch.testing.assert_close(exported(lr), network(lr), rtol=0, atol=1e-4)
-
-
-def test_an_export_needs_its_packages(tmp_path, monkeypatch):
-    network = models.build(Interpolation(), 4)
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"srcluster\[export\]"):
-        export(network, tmp_path / "a.onnx")
-    with pytest.raises(UserError, match=r"\.onnx or \.pt2"):
-        export(network, tmp_path / "a.pt")
 
 
 @pytest.mark.cluster

@@ -1,0 +1,34 @@
+"""A network of a person's own package."""
+
+import torch
+from torch import Tensor, nn
+
+from srcluster import recipe
+from srcluster.errors import UserError
+
+
+def imported(scale: int, spec: recipe.ImportedModel) -> nn.Module:
+    """The network that `target(scale=scale, **args)` makes, which is held to give what every network here gives."""
+    network = spec.call(scale=scale)
+    if not isinstance(network, nn.Module):
+        raise UserError(f"{spec.target} gives {type(network).__name__}, and a network is a torch.nn.Module")
+    try:
+        network.scale = scale
+        if spec.reach is not None:
+            network.reach = spec.reach
+    except TypeError as error:
+        raise UserError(f"{spec.target} has a layer called scale or reach ({error}): call it something else") from error
+    network.register_forward_hook(_check_size)
+    return network
+
+
+def _check_size(network: nn.Module, inputs: tuple[Tensor], sr: Tensor) -> None:
+    if torch.compiler.is_compiling():
+        return
+    height, width = (side * network.scale for side in inputs[0].shape[-2:])
+    if not isinstance(sr, Tensor) or sr.shape != (len(inputs[0]), 3, height, width):
+        got = " x ".join(map(str, sr.shape)) if isinstance(sr, Tensor) else type(sr).__name__
+        raise UserError(
+            f"{type(network).__name__} makes {got} of {' x '.join(map(str, inputs[0].shape))}, and at scale "
+            f"{network.scale} that should be {len(inputs[0])} x 3 x {height} x {width}"
+        )

@@ -1,0 +1,54 @@
+"""What a person's own package adds: a network, an objective or a degradation, named by where Python finds it."""
+
+import importlib
+import os
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, JsonValue
+
+from srcluster.errors import UserError
+from srcluster.recipe.validation import Part
+
+Target = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+
+class Imported(Part):
+    """A class or a function of an installed package, or of a module in the folder that one works in."""
+
+    kind: Literal["import"]
+    target: Target
+    """`package.module:Name`."""
+    args: dict[str, JsonValue] = Field({})
+    """Keyword arguments that it is called with."""
+
+    @property
+    def package(self) -> str:
+        return self.target.partition(":")[0].partition(".")[0]
+
+    def call(self, **more: Any) -> Any:
+        """Import the target, and call it with the arguments, and with more.
+
+        Raises:
+            UserError: There is no such target, or the call fails.
+        """
+        target = self._find()
+        try:
+            return target(**more, **self.args)
+        except Exception as error:
+            said = ", ".join(f"{name}={value!r}" for name, value in (more | self.args).items())
+            raise UserError(f"{self.target}({said}) fails: {type(error).__name__}: {error}") from error
+
+    def _find(self) -> Callable[..., Any]:
+        module, _, name = self.target.partition(":")
+        if os.getcwd() not in sys.path:
+            # Where a command is not `python -m`, its folder is not looked in.
+            sys.path.append(os.getcwd())
+        try:
+            return getattr(importlib.import_module(module), name)
+        except Exception as error:
+            raise UserError(
+                f"there is no {self.target} to import ({type(error).__name__}: {error}): run in the folder that "
+                f"{self.package} is in, or install it, on all machines"
+            ) from error
