@@ -92,11 +92,5 @@ def _export_onnx(network: nn.Module, path: Path) -> None:
     off = np.abs(made.astype(np.float32) - expected).max()
     if not off <= _MOST_OFF[dtype]:
         path.unlink()
-        raise UserError(
-            f"{path.name} is not written: ONNX Runtime's pixels would differ from the network's by up to {off:.2g} of 1"
-            + (
-                ", as its numbers are too large for float16: leave fp16 out of the name"
-                if dtype == torch.float16
-                else ""
-            )
-        )
+        hint = "take float32, a name without fp16" if dtype == torch.float16 else "export to .pt2"
+        raise UserError(f"{path.name} is not written: ONNX Runtime's pixels differ by up to {off:.2g} of 1: {hint}")
