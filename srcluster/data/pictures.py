@@ -143,31 +143,33 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
 def _read(encoded: bytes, name: str) -> tuple[Raster, Image.Exif]:
     """A file's pixels, upright, and its tags."""
-    deep_ppm = _DEEP_PPM.match(encoded)
-    if deep_ppm:
+    if deep_ppm := _DEEP_PPM.match(encoded):
         return _read_ppm(encoded, deep_ppm, name), Image.Exif()
-    if is_tiff(encoded):
-        raster = read_tiff(encoded, name)
-    else:
-        with _opened(encoded) as image:
-            if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
-                # MPO is what phones call a JPEG with a second, smaller or deeper, view behind it.
-                raise PhotoError(f"{name} has {frames} frames or pages; save the one that is meant by itself")
-            if image.format == "GIF" and image.tile[0].extents != (0, 0, *image.size):
-                raise PhotoError(f"{name} has a frame that does not cover all of it; {_SAVE}")
-            largest = _largest(image, encoded, name)
-            check_size(name, image.width, image.height, len(image.getbands()) * (1 if largest == 255 else 2))
-            raster = _shallow(image, name) if largest == 255 else _deep(image, encoded, largest, name)
-            if "icc_profile" in image.info and image.info["icc_profile"] is None:
-                raster.notes.append("a colour profile that can't be read")
-            raster.icc = image.info.get("icc_profile")
+    raster, image = (read_tiff(encoded, name), None) if is_tiff(encoded) else _decoded(encoded, name)
     tags, orientation = Image.Exif(), raster.orientation
-    with _noting(raster.notes, "metadata"), _opened(encoded) as image:
-        tags = image.getexif()
+    with _noting(raster.notes, "metadata"):
+        tags = (image or _opened(encoded)).getexif()
         orientation = orientation or tags.get(ExifTags.Base.Orientation)
         raster.colour = _colour(encoded, tags)
     raster.pixels = _UPRIGHT.get(orientation, lambda pixels: pixels)(raster.pixels)
     return raster, tags
+
+
+def _decoded(encoded: bytes, name: str) -> tuple[Raster, Image.Image]:
+    """The pixels of a file that is no TIFF, and Pillow's view of it."""
+    image = _opened(encoded)
+    if (frames := getattr(image, "n_frames", 1)) > 1 and image.format != "MPO":
+        # MPO is what phones call a JPEG with a second, smaller or deeper, view behind it.
+        raise PhotoError(f"{name} has {frames} frames or pages; save the one that is meant by itself")
+    if image.format == "GIF" and image.tile[0].extents != (0, 0, *image.size):
+        raise PhotoError(f"{name} has a frame that does not cover all of it; {_SAVE}")
+    largest = _largest(image, encoded, name)
+    check_size(name, image.width, image.height, len(image.getbands()) * (1 if largest == 255 else 2))
+    raster = _shallow(image, name) if largest == 255 else _deep(image, encoded, largest, name)
+    raster.icc = image.info.get("icc_profile")
+    if raster.icc is None and "icc_profile" in image.info:
+        raster.notes.append("a colour profile that can't be read")
+    return raster, image
 
 
 def _opened(encoded: bytes) -> Image.Image:
