@@ -136,8 +136,8 @@ def _in_tgz(path: Path, limit_bytes: int) -> Iterator[_Member]:
             for member in archive:
                 if not member.isfile() and not member.isdir():
                     raise ArchiveError(f"it holds {member.name!r}, a link or device")
-                if member.isfile():
-                    yield member.name, member.size, archive.extractfile(member).read
+                if content := archive.extractfile(member):
+                    yield member.name, member.size, content.read
         # gzip's checksum comes after the last byte.
         while bounded.read(1 << 20):
             pass

@@ -12,7 +12,7 @@ from typing import Any
 
 import imagecodecs
 import numpy as np
-from PIL import ExifTags, Image, ImageCms, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from srcluster.data.raster import PhotoError, Raster, check_size, scaled
 from srcluster.data.tiff import is_tiff, read_tiff
@@ -151,7 +151,8 @@ def _read(encoded: bytes, name: str) -> tuple[Raster, Image.Exif]:
         tags = (image or _opened(encoded)).getexif()
         orientation = orientation or tags.get(ExifTags.Base.Orientation)
         raster.colour = _colour(encoded, tags)
-    raster.pixels = _UPRIGHT.get(orientation, lambda pixels: pixels)(raster.pixels)
+    if turn := _UPRIGHT.get(orientation or 1):
+        raster.pixels = turn(raster.pixels)
     return raster, tags
 
 
@@ -172,7 +173,7 @@ def _decoded(encoded: bytes, name: str) -> tuple[Raster, Image.Image]:
     return raster, image
 
 
-def _opened(encoded: bytes) -> Image.Image:
+def _opened(encoded: bytes) -> ImageFile.ImageFile:
     endings()  # Registers the plugin of HEIC.
     Image.init()
     return Image.open(io.BytesIO(encoded), formats=[kind for kind in _FORMATS if kind in Image.OPEN])

@@ -4,7 +4,7 @@ import struct
 import zlib
 from collections.abc import Iterable, Mapping
 from itertools import chain
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -18,7 +18,7 @@ _COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
 def write_png(
-    file: BinaryIO,
+    file: IO[bytes],
     size: tuple[int, int],
     bands: Iterable[np.ndarray],
     icc: bytes | None = None,

@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 
 import psutil
 import torch
@@ -58,7 +59,8 @@ class AnyChannels(nn.Module):
 
     def __init__(self, network: nn.Module):
         super().__init__()
-        self.network, self.scale, self.reach = network, network.scale, max(network.reach, 2)
+        self.network = network
+        self.scale, self.reach = cast(int, network.scale), max(cast(int, network.reach), 2)
         self.multiple = getattr(network, "multiple", 1)
 
     def forward(self, lr: Tensor) -> Tensor:
