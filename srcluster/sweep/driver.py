@@ -4,11 +4,10 @@ import functools
 import logging
 import math
 import os
-import signal
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,15 +25,15 @@ from srcluster.sweep.queue import TrialFeed, TrialQueue
 from srcluster.sweep.report import LiveTable, Outcome, conclude
 from srcluster.sweep.results import latest
 from srcluster.sweep.trial import run_trial
-from srcluster.train.run import log_baseline
-from srcluster.train.settings import resolve_recipe, results_url
-from srcluster.training.lease import Lease, LeaseError
+from srcluster.train.run import check_driver, log_baseline
+from srcluster.train.settings import end_as_ctrl_c, resolve_recipe, results_url
+from srcluster.training.lease import Holder, Lease, LeaseError
 
 _RETRIES = 2
 """How often a trial whose process died is continued from its last checkpoint."""
 
-_DRIVER = {"CPU": 0, "memory": 1 << 29}
-"""The resources of the driver of a trial of several workers, which take all the cores."""
+_DRIVER = {"CPU": 0, "memory": 1 << 29, "node:__internal_head__": 0.001}
+"""The resources of the driver of a trial of several workers: they take all the cores, and may lose their nodes."""
 
 
 def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: bool, once: bool) -> Outcome:
@@ -58,8 +57,7 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
     recipe = trials[0].recipe
     measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
     url = storage.join(sweeps_url, _name(sweeps_url, plan, trials, resume, once))
-    # A pod that is deleted, or `ray job stop`: Tune knows Ctrl-C.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    end_as_ctrl_c()
     with Lease(url, functools.partial(print, flush=True)) as lease:
         return _run(file, plan, trials, address, url, measured, lease)
 
@@ -84,21 +82,16 @@ def _run(
         print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
         bicubic = {"parent": parent.id, "key": f"{name}/bicubic"}
         criterion = recipe.evaluation.criterion(measured[0].name)
-        queue = TrialQueue(plan, trials, criterion, url, functools.partial(_trial_config, plan, url, parent.id))
+        config = functools.partial(_trial_config, plan, lease.holder, parent.id)
+        queue = TrialQueue(plan, trials, criterion, url, config)
         if known := latest(queue.earlier):
             print(f"{len(known)} of {len(trials)} trials have run before", flush=True)
         # Nothing that Tune keeps is needed to continue: it would have to be unpickled. Tune's advice is to do so.
         logging.getLogger("ray.tune.tune").setLevel(logging.ERROR)
         with ThreadPoolExecutor(1) as meanwhile, tempfile.TemporaryDirectory(prefix="srcluster-") as scratch:
             baseline = meanwhile.submit(log_baseline, plan.name, measured, recipe, **bicubic)
-
-            def check() -> None:
-                lease.check()
-                if baseline.done():
-                    baseline.result()
-
             try:
-                _tuner(queue, slots, scratch, check).fit()
+                _tuner(queue, slots, scratch, functools.partial(check_driver, lease, baseline)).fit()
             except LeaseError:
                 # The run in MLflow is the other's as well.
                 parent.close(timeout_s=10)
@@ -127,9 +120,9 @@ def _name(sweeps_url: str, plan: Sweep, trials: list[Trial], resume: bool, once:
 def _tuner(queue: TrialQueue, slots: int | None, folder: str, check: Callable[[], None]) -> tune.Tuner:
     resources = queue.plan.resources
     wanted = {"CPU": resources.cpu, "GPU": resources.gpu} if resources.workers == 1 else _DRIVER
-    nodes = {} if wanted.get("GPU") else CPU_NODES
-    fleet = {
-        "fewest": resources.workers,
+    nodes = {} if wanted.get("GPU") or resources.workers > 1 else CPU_NODES
+    workers = {
+        "least": resources.workers,
         "most": resources.workers,
         "cpus": resources.cpu,
         "gpu": resources.gpu > 0,
@@ -137,7 +130,7 @@ def _tuner(queue: TrialQueue, slots: int | None, folder: str, check: Callable[[]
     }
     return tune.Tuner(
         tune.with_resources(run_trial, tune.PlacementGroupFactory([wanted], bundle_label_selector=[nodes])),
-        param_space={"fleet": fleet},
+        param_space={"workers": workers},
         tune_config=tune.TuneConfig(
             search_alg=queue,
             num_samples=-1,  # As many as the queue gives.
@@ -153,7 +146,9 @@ def _tuner(queue: TrialQueue, slots: int | None, folder: str, check: Callable[[]
     )
 
 
-def _trial_config(plan: Sweep, url: str, parent_id: str, trial: Trial, stop_at_step: int | None) -> dict[str, Any]:
+def _trial_config(
+    plan: Sweep, holder: Holder, parent_id: str, trial: Trial, stop_at_step: int | None
+) -> dict[str, Any]:
     return {
         "index": trial.index,
         "stop_at_step": stop_at_step,
@@ -162,8 +157,9 @@ def _trial_config(plan: Sweep, url: str, parent_id: str, trial: Trial, stop_at_s
         "values": trial.values,
         "experiment": plan.name,
         "parent": parent_id,
-        "key": f"{url.rpartition('/')[2]}/{trial.index}",
-        "url": storage.join(url, trial.folder),
+        "key": f"{holder.url.rpartition('/')[2]}/{trial.index}",
+        "url": storage.join(holder.url, trial.folder),
+        "holder": asdict(holder),
     }
 
 

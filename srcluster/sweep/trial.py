@@ -10,8 +10,9 @@ from srcluster.recipe import Recipe
 from srcluster.sweep.results import last_report
 from srcluster.tracking import Run, environment_tags
 from srcluster.train import driver
-from srcluster.train.driver import Fleet, TrainError
+from srcluster.train.driver import Workers
 from srcluster.train.run import train_run
+from srcluster.training.lease import Holder, LeaseError
 from srcluster.training.store import RunStore
 
 
@@ -22,21 +23,23 @@ def run_trial(config: dict[str, Any]) -> None:
 
     Args:
         config: Under `trial`: recipe, values, label, index, stop_at_step (see `train_run`), experiment, parent (an
-            MLflow run id), key, and the url of its files; under `fleet` the fields of a `Fleet`.
+            MLflow run id), key, the url of its files, and the lease's holder; under `workers` the fields of `Workers`.
     """
-    trial, fleet = config["trial"], Fleet(**config["fleet"])
+    trial, workers = config["trial"], Workers(**config["workers"])
     recipe, stop_at_step = Recipe.model_validate(trial["recipe"]), trial["stop_at_step"]
-    store = RunStore(trial["url"], recipe.checkpoint.keep)
+    store = RunStore(trial["url"], recipe.checkpoint.keep, Holder(**trial["holder"]))
     # A process may die after a job's end and before Tune hears of it.
     if not (result := store.result(stop_at_step)):
         params, tags = recipe.model_dump(mode="json"), environment_tags()
         named = {"key": trial["key"], "parent": trial["parent"], "url": store.url}
         run = Run.start(trial["experiment"], trial["label"], **named, params=params, tags=tags, required=False)
         try:
-            result = _train(recipe, store, fleet, run, stop_at_step)
+            result = _train(recipe, store, workers, run, stop_at_step)
             run.end()
         except UserError as error:
-            run.fail(str(error))
+            # The run in MLflow is the other driver's, too, if it took the sweep over.
+            if not isinstance(error, LeaseError):
+                run.fail(str(error))
             tune.report({"error": str(error)})
             return
         finally:
@@ -45,16 +48,18 @@ def run_trial(config: dict[str, Any]) -> None:
     tune.report(last_report(recipe, stop_at_step, result))
 
 
-def _train(recipe: Recipe, store: RunStore, fleet: Fleet, run: Run, stop_at_step: int | None) -> dict[str, float]:
-    if fleet.most == 1:
-        torch.set_num_threads(fleet.cpus)
+def _train(recipe: Recipe, store: RunStore, workers: Workers, run: Run, stop_at_step: int | None) -> dict[str, float]:
+    if workers.most == 1:
+        torch.set_num_threads(workers.cpus)
         return train_run(recipe, run, store, _report, stop_at_step=stop_at_step)
     # This process is but the driver of the workers; when it is ended, Ray ends them.
-    outcome = driver.fit(
-        *(recipe, store, fleet, run.spec), lambda line, step, metrics: _report(step, metrics), stop_at_step=stop_at_step
-    )
+
+    def on_report(_: str, step: int, metrics: dict[str, float]) -> None:
+        _report(step, metrics)
+
+    outcome = driver.fit(recipe, store, workers, run.spec, on_report, stop_at_step=stop_at_step)
     if error := outcome.get("error"):
-        raise TrainError(error)
+        raise UserError(error)
     return outcome["metrics"]
 
 

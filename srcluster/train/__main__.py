@@ -3,6 +3,7 @@
 import os
 import re
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,8 +12,6 @@ from srcluster import cli
 from srcluster.cluster.choose import choose_cluster
 from srcluster.errors import UserError
 from srcluster.recipe import load
-
-__all__ = ["train"]
 
 
 def train(
@@ -33,44 +32,50 @@ def train(
     submit: Annotated[
         bool, typer.Option("--submit", help="As a job on the cluster, with a copy of this folder; see `ray job`.")
     ] = False,
+    runtime_env: Annotated[
+        Path | None, typer.Option(help="With --submit: a YAML file of what the job needs, such as `pip: [timm]`.")
+    ] = None,
 ) -> None:
     """Train a recipe; the same command again continues it."""
     chosen = load(recipe, overrides or ())
-    fewest, most = _range(workers)
+    least, most = _range(workers)
     if name and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise UserError(f"--name is made of letters, digits and _.- , not {name!r}")
     if submit:
-        typed = [word for word in sys.argv[1:] if word != "--submit"]
+        own = ("--submit", "--runtime-env", str(runtime_env), f"--runtime-env={runtime_env}")
+        typed = [word for word in sys.argv[1:] if word not in own]
         if not name:
             name = f"{chosen.name}-{chosen.digest()[:8]}"
             typed += ["--name", name]
-        _submit(name, typed)
+        _submit(name, typed, runtime_env)
         return
+    if runtime_env:
+        raise UserError("--runtime-env is for jobs: add --submit, or install what is missing where the workers run")
     address = choose_cluster(address, required=True)
     # Ray reads its environment when it is imported.
     from srcluster.train import driver
 
-    fleet = driver.Fleet(fewest, most, cpus, gpu, retries)
-    if not driver.run(chosen, name, fleet, address):
+    group = driver.Workers(least, most, cpus, gpu, retries)
+    if not driver.run(chosen, name, group, address):
         print("interrupted; nothing is lost, the same command continues it")
         raise typer.Exit(130)
 
 
-def _submit(name: str, typed: list[str]) -> None:
+def _submit(name: str, typed: list[str], runtime_env: Path | None) -> None:
     if not os.environ.keys() & {"RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"}:
         choose_cluster("local")
     from srcluster.train import submit as submission
 
-    if not submission.submit(name, ["python", "-m", "srcluster.train", *typed]):
+    if not submission.submit(name, ["python", "-m", "srcluster.train", *typed], runtime_env):
         raise typer.Exit(1)
 
 
 def _range(workers: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", workers)
-    fewest, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not 1 <= fewest <= most:
+    least, most = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not 1 <= least <= most:
         raise UserError(f"--workers is a number, or two as in 2..8, not {workers!r}")
-    return fewest, most
+    return least, most
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A training's driver: checks all that can be checked, hands the recipe to Ray Train, and concludes."""
+"""A training's driver: it checks all that can be checked, hands the recipe to Ray Train, and concludes."""
 
 import functools
 import os
-import signal
+import tempfile
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +11,7 @@ from typing import Any
 
 import ray
 from ray import train
+from ray.exceptions import RayActorError
 from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -20,53 +21,60 @@ from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
 from srcluster.data.stream import open_stream
 from srcluster.errors import UserError
-from srcluster.progress import Rows, markdown, print_table
-from srcluster.recipe import Recipe, format_metric, metric_title
+from srcluster.progress import markdown
+from srcluster.recipe import Recipe
 from srcluster.train.process_group import DeferredTorchConfig
-from srcluster.train.run import log_baseline, publish
-from srcluster.train.settings import resolve_recipe, results_url
-from srcluster.train.worker import Mailbox, work
+from srcluster.train.report import OnReport, display, followed, print_result, result_rows
+from srcluster.train.run import check_driver, log_baseline, publish
+from srcluster.train.settings import end_as_ctrl_c, resolve_recipe, results_url
+from srcluster.train.worker import ReportQueue, work
 from srcluster.training.lease import Lease, LeaseError
 from srcluster.training.store import RunStore
-
-__all__ = ["EXPERIMENT", "Fleet", "TrainError", "fit", "run"]
 
 EXPERIMENT = "train"
 """Of all trainings in MLflow, so that networks stand side by side."""
 
-
 _RESIZE_S = 30.0
 """Seconds between two looks whether there is room for more workers. To take them in costs the steps since the last
 checkpoint."""
-
 
 _WORKER_START_TIMEOUT_S = "10"
 """How long workers whose number may be another wait for the room that Ray Train saw: up to 20 seconds after a host was
 lost, it still counts it."""
 
 
-class TrainError(UserError):
-    """A training that can't be finished."""
-
-
 @dataclass(frozen=True)
-class Fleet:
-    """The workers of a training: from `fewest` to `most`, of so many cores (0: an equal share), with a GPU or none."""
+class Workers:
+    """How many workers train, the cores of each (0: an equal share), whether it has a GPU, and how often they may fail.
 
-    fewest: int
+    Attributes:
+        least: Fewer do not begin.
+        most: As many as there is room for, up to this.
+        cpus: Cores of each; 0 for an equal share of the cluster's.
+        gpu: Whether each has a GPU.
+        retries: How often they begin again after one of them died.
+    """
+
+    least: int
     most: int
     cpus: int
     gpu: bool
     retries: int
 
+    def resources(self, recipe: Recipe) -> dict[str, int]:
+        """What each takes of the cluster."""
+        if self.gpu:
+            return {"CPU": self.cpus or 1 + recipe.data.workers, "GPU": 1}
+        return {"CPU": self.cpus or max(1, int(ray.cluster_resources().get("CPU", 0)) // self.most)}
 
-def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
+
+def run(recipe: Recipe, name: str, workers: Workers, address: str) -> bool:
     """Train a recipe, continue it, or say that it is finished.
 
     Args:
         recipe: What to train.
         name: Of the run; by default it is made of the recipe's name and digest.
-        fleet: Who trains it.
+        workers: Who trains it.
         address: Of the Ray cluster.
 
     Returns:
@@ -75,16 +83,16 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
     Raises:
         UserError: It can't be begun, continued or finished.
     """
-    # A pod that is deleted, or `ray job stop`.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     check_reachable(address)
-    home = results_url("runs")
+    runs_url = results_url("runs")
     recipe = resolve_recipe(recipe)
     name = name or f"{recipe.name}-{recipe.digest()[:8]}"
-    store = RunStore(storage.join(home, name), recipe.checkpoint.keep)
-    measured = [] if store.result() else _check(recipe, fleet)
-    store.claim(recipe)
-    with Lease(store.url, functools.partial(print, flush=True)) as lease:
+    url = storage.join(runs_url, name)
+    measured = [] if RunStore(url).result() else _check(recipe, workers)
+    RunStore(url).claim(recipe)
+    end_as_ctrl_c()
+    with Lease(url, functools.partial(print, flush=True)) as lease:
+        store = RunStore(url, recipe.checkpoint.keep, lease.holder)
         if result := store.result():
             print(f"{name} is finished; to train it again, give it another --name or seed")
             bicubic = {}
@@ -98,15 +106,15 @@ def run(recipe: Recipe, name: str, fleet: Fleet, address: str) -> bool:
             with tracking.Run.start(EXPERIMENT, name, key=name, params=params, url=store.url) as run:
                 _conclude(recipe, name, store, run, result, bicubic)
             return True
-        return _train(recipe, measured, name, fleet, address, store, lease)
+        return _train(recipe, measured, name, workers, address, store, lease)
 
 
 def _train(
-    recipe: Recipe, measured: list[Benchmark], name: str, fleet: Fleet, address: str, store: RunStore, lease: Lease
+    recipe: Recipe, measured: list[Benchmark], name: str, workers: Workers, address: str, store: RunStore, lease: Lease
 ) -> bool:
     environment = tracking.environment_tags()
     os.environ |= {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
-    if fleet.fewest < fleet.most:
+    if workers.least < workers.most:
         os.environ |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": _WORKER_START_TIMEOUT_S}
     connect(address)
     params = recipe.model_dump(mode="json")
@@ -114,29 +122,28 @@ def _train(
     with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment, url=store.url) as run:
         print(f"{name}: {recipe.steps} steps on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(run.experiment_id)}", flush=True)
-        warn_if_no_capacity({kind: amount * fleet.fewest for kind, amount in _resources(recipe, fleet).items()})
+        warn_if_no_capacity({kind: amount * workers.least for kind, amount in workers.resources(recipe).items()})
         with ThreadPoolExecutor(1) as meanwhile:
             baseline = meanwhile.submit(log_baseline, EXPERIMENT, measured, recipe)
-
-            def check() -> None:
-                lease.check()
-                if baseline.done():
-                    baseline.result()
-
             try:
-                outcome = fit(recipe, store, fleet, run.spec, _print_line, check)
+                with display(recipe.steps) as on_report:
+                    check = functools.partial(check_driver, lease, baseline)
+                    outcome = fit(recipe, store, workers, run.spec, on_report, check)
+                # The workers may know before the driver that it lost the lease.
+                lease.holder.check()
             except KeyboardInterrupt:
+                # Ends the workers, too, so that nothing is logged after the end.
+                ray.shutdown()
                 run.end("KILLED")
                 return False
             except LeaseError:
                 # The run in MLflow is the other's as well.
                 run.close(timeout_s=10)
                 raise
-        # Not in the cases above: a training that still runs would end this process in the middle of them.
         ray.shutdown()
         if error := outcome.get("error"):
             run.fail(error)
-            raise TrainError(error)
+            raise UserError(error)
         _conclude(recipe, name, store, run, outcome["metrics"], baseline.result())
     return True
 
@@ -154,11 +161,11 @@ def _conclude(
     Raises:
         UserError: The network can't be published in MLflow.
     """
-    _print_result(name, recipe, metrics, store, bicubic)
+    print_result(name, recipe, metrics, store, bicubic)
     run.log(metrics, recipe.steps, replace=True)
-    choice = f"The result is {recipe.evaluation.choice(_followed(metrics))}."
-    run.note(f"{markdown(_rows('best', recipe, metrics, bicubic))}\n\n{choice}")
-    criterion = recipe.evaluation.criterion(_followed(metrics))
+    criterion = recipe.evaluation.criterion(followed(metrics))
+    choice = recipe.evaluation.choice(followed(metrics))
+    run.note(f"{markdown(result_rows('best', recipe, metrics, bicubic))}\n\nThe result is {choice}.")
     others = [key for key in metrics if key.startswith(("best/psnr_y/", "best/checkerboard_db/"))]
     columns = list(dict.fromkeys([f"best/{criterion.metric}", *others]))
     params = ["model.kind", "objective.kind", "steps"]
@@ -169,27 +176,23 @@ def _conclude(
         page = tracking.table_page(run.experiment_id, columns, params, ascending=not criterion.higher)
     except UserError as error:
         run.end()
-        raise TrainError(f"{name} is trained, and the same command publishes it: {error}") from error
+        raise UserError(f"{name} is trained, and the same command publishes it: {error}") from error
     print(f"in MLflow: {model}, beside others: {page}")
 
 
-def _check(recipe: Recipe, fleet: Fleet) -> list[Benchmark]:
-    """What can be known to fail is not to fail when GPUs are taken; the benchmarks."""
-    for world in {fleet.fewest, fleet.most}:
+def _check(recipe: Recipe, workers: Workers) -> list[Benchmark]:
+    """Validate the shards for both worker counts, and load the benchmarks."""
+    for world in {workers.least, workers.most}:
         open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, world=world)
     return benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
-
-
-def _print_line(line: str, step: int, metrics: dict[str, float]) -> None:
-    print(line, flush=True)
 
 
 def fit(
     recipe: Recipe,
     store: RunStore,
-    fleet: Fleet,
+    workers: Workers,
     run: tracking.RunSpec,
-    tell: Callable[[str, int, dict[str, float]], None],
+    on_report: OnReport,
     check: Callable[[], None] = lambda: None,
     stop_at_step: int | None = None,
 ) -> dict[str, Any]:
@@ -198,72 +201,84 @@ def fit(
     Args:
         recipe: What to train.
         store: Where the run's files are.
-        fleet: Who trains it.
+        workers: Who trains it.
         run: Its run in MLflow, which this process has begun.
-        tell: Is told the workers' lines as they come, and of lines that tell scores, these and their step.
+        on_report: Is given what the workers report.
         check: Called every second; what it raises ends the training.
         stop_at_step: See `train_run`.
 
     Returns:
         The `metrics`, as of `train_run`, or the `error`.
     """
-    # On another node it might be lost with it.
+    # On another node it might be lost with it; a new one of the same name takes the place of one that died.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    mailbox = Mailbox.options(scheduling_strategy=here).remote()
-    resources = _resources(recipe, fleet)
-    trainer = TorchTrainer(
-        work,
-        train_loop_config={
-            "recipe": recipe.model_dump(mode="json"),
-            "store": store.url,
-            "run": asdict(run),
-            "stop_at_step": stop_at_step,
-            "threads": resources["CPU"],
-            "mailbox": mailbox,
-        },
-        torch_config=DeferredTorchConfig(),
-        scaling_config=train.ScalingConfig(
-            num_workers=fleet.fewest if fleet.fewest == fleet.most else (fleet.fewest, fleet.most),
-            use_gpu=fleet.gpu,
-            resources_per_worker=resources,
-            label_selector=None if fleet.gpu else CPU_NODES,
-            elastic_resize_monitor_interval_s=_RESIZE_S,
-        ),
-        run_config=train.RunConfig(
-            name=store.url.rpartition("/")[2],
-            storage_path=store.url.rpartition("/")[0],
-            failure_config=train.FailureConfig(max_failures=fleet.retries),
-            logging_config=train.LoggingConfig(log_level="ERROR"),
-        ),
+    queue = ReportQueue.options(scheduling_strategy=here, max_restarts=-1, max_task_retries=-1).remote()
+    resources = workers.resources(recipe)
+    config = {
+        "recipe": recipe.model_dump(mode="json"),
+        "url": store.url,
+        "holder": store.holder,
+        "run": asdict(run),
+        "stop_at_step": stop_at_step,
+        "threads": resources["CPU"],
+        "queue": queue,
+    }
+    scaling = train.ScalingConfig(
+        num_workers=workers.least if workers.least == workers.most else (workers.least, workers.most),
+        use_gpu=workers.gpu,
+        resources_per_worker=resources,
+        label_selector=None if workers.gpu else CPU_NODES,
+        elastic_resize_monitor_interval_s=_RESIZE_S,
     )
     outcome: dict[str, Any] = {}
+    over = threading.Event()
 
-    def wait() -> None:
-        try:
-            outcome.update(trainer.fit().return_value)
-        except train.TrainingFailedError as error:
-            outcome["error"] = _cause(error)
-        except Exception as error:
-            outcome["defect"] = error
+    def train_all() -> None:
+        for _ in range(workers.retries + 1):
+            try:
+                # Ray Train keeps nothing here that is needed: the workers find their checkpoint by themselves.
+                with tempfile.TemporaryDirectory(prefix="srcluster-", ignore_cleanup_errors=True) as folder:
+                    ray_run = train.RunConfig(
+                        name="train",
+                        storage_path=folder,
+                        failure_config=train.FailureConfig(max_failures=workers.retries),
+                        logging_config=train.LoggingConfig(log_level="ERROR"),
+                    )
+                    trainer = TorchTrainer(
+                        work,
+                        train_loop_config=config,
+                        torch_config=DeferredTorchConfig(),
+                        scaling_config=scaling,
+                        run_config=ray_run,
+                    )
+                    outcome.update(trainer.fit().return_value)
+                    return
+            except RayActorError:
+                if over.is_set():
+                    return
+                queue.put.remote("warning: Ray Train's controller died: the workers begin again", 0, {})
+            except train.TrainingFailedError as error:
+                outcome["error"] = _cause(error)
+                return
+            except Exception as error:
+                outcome["defect"] = error
+                return
+        outcome["error"] = "Ray Train's controller died again and again: see Ray's logs"
 
     # In a thread, since Ray Train takes Ctrl-C for itself where it can.
-    thread = threading.Thread(target=wait, daemon=True)
+    thread = threading.Thread(target=train_all, daemon=True)
     thread.start()
-    while thread.is_alive():
-        thread.join(1)
-        check()
-        for line, step, metrics in ray.get(mailbox.take.remote()):
-            tell(line, step, metrics)
+    try:
+        while thread.is_alive():
+            thread.join(1)
+            check()
+            for report in ray.get(queue.take.remote()):
+                on_report(*report)
+    finally:
+        over.set()
     if "defect" in outcome:
         raise outcome["defect"]
     return outcome
-
-
-def _resources(recipe: Recipe, fleet: Fleet) -> dict[str, int]:
-    """What each worker takes of the cluster."""
-    if fleet.gpu:
-        return {"CPU": fleet.cpus or 1 + recipe.data.workers, "GPU": 1}
-    return {"CPU": fleet.cpus or max(1, int(ray.cluster_resources().get("CPU", 0)) // fleet.most)}
 
 
 def _cause(error: train.TrainingFailedError) -> str:
@@ -271,28 +286,3 @@ def _cause(error: train.TrainingFailedError) -> str:
     failures = [failure for _, failure in sorted(getattr(error, "worker_failures", {}).items())]
     last = str(failures[0] if failures else error).strip().splitlines()[-1]
     return f"the workers failed again and again, at last with: {last}"
-
-
-def _print_result(
-    name: str, recipe: Recipe, metrics: dict[str, float], store: RunStore, bicubic: dict[str, float]
-) -> None:
-    print_table(_rows(name, recipe, metrics, bicubic))
-    print(f"{name} is {recipe.evaluation.choice(_followed(metrics))}")
-    print(f"the network: {storage.join(store.url, 'model.safetensors')}", flush=True)
-
-
-def _followed(metrics: dict[str, float]) -> str:
-    """The pictures that a finished training was followed on: they were measured first."""
-    return next(key.split("/", 2)[2] for key in metrics if key.count("/") > 1)
-
-
-def _rows(name: str, recipe: Recipe, metrics: dict[str, float], bicubic: dict[str, float]) -> Rows:
-    """The criterion and PSNR on each benchmark, beside bicubic."""
-    criterion = recipe.evaluation.criterion(_followed(metrics)).metric
-    scores = [key.removeprefix("best/") for key in metrics if key.startswith("best/psnr_y/")]
-    scores = list(dict.fromkeys([criterion, *scores]))
-    rows = [["", *map(metric_title, scores)]]
-    rows.append([name, *(format_metric(score, metrics[f"best/{score}"]) for score in scores)])
-    if bicubic:
-        rows.append(["bicubic", *(format_metric(score, bicubic[score]) for score in scores)])
-    return rows

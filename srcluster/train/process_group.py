@@ -19,7 +19,7 @@ from ray.train.collective import broadcast_from_rank_zero
 from ray.train.torch import TorchConfig
 from torch import distributed
 
-__all__ = ["DeferredTorchConfig", "init_process_group"]
+from srcluster.errors import UserError
 
 _TIMEOUT = timedelta(minutes=10)
 """How long a rank waits for the others where Ray does not see that one is lost: longer than they take to evaluate, or
@@ -66,4 +66,10 @@ def init_process_group() -> None:
 
 def _interface(address: str) -> str:
     """The name of the network interface that has an address: `eth0`, `lo` or the like."""
-    return next(name for name, ends in psutil.net_if_addrs().items() if any(end.address == address for end in ends))
+    for name, ends in psutil.net_if_addrs().items():
+        if any(end.address == address for end in ends):
+            return name
+    raise UserError(
+        f"Ray knows this host by {address}, which is on none of its network interfaces: start Ray here with "
+        "--node-ip-address and one that is"
+    )

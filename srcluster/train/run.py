@@ -3,6 +3,7 @@
 import functools
 import tempfile
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,12 +21,11 @@ from srcluster.models.tiling import restore
 from srcluster.recipe import Interpolation, Recipe
 from srcluster.tracking import Run
 from srcluster.training.evaluation import evaluate
+from srcluster.training.lease import Lease
 from srcluster.training.loop import Fit, fit
 from srcluster.training.measures import load_measures
 from srcluster.training.ranks import Ranks
 from srcluster.training.store import RunStore
-
-__all__ = ["log_baseline", "publish", "train_run"]
 
 # A sweep's trials follow each other in one process, and BSD100 takes seconds.
 _benchmarks = functools.lru_cache(1)(benchmarks.load_all)
@@ -37,7 +37,7 @@ class _Reporter:
 
     run: Run | None
     store: RunStore
-    tell: Callable[[int, dict[str, float]], None]
+    on_report: Callable[[int, dict[str, float]], None]
     preempted: Callable[[], bool]
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
@@ -45,7 +45,7 @@ class _Reporter:
         self.run.log(metrics, step)
         # A scheduler that has seen enough ends this process while it is told.
         self.run.flush()
-        self.tell(step, metrics)
+        self.on_report(step, metrics)
 
     def checkpoint(self, step: int, files: dict[str, bytes]) -> None:
         self.store.save(step, files)
@@ -55,7 +55,7 @@ def train_run(
     recipe: Recipe,
     run: Run | None,
     store: RunStore,
-    tell: Callable[[int, dict[str, float]], None],
+    on_report: Callable[[int, dict[str, float]], None],
     preempted: Callable[[], bool] = lambda: False,
     stop_at_step: int | None = None,
 ) -> dict[str, float]:
@@ -65,7 +65,7 @@ def train_run(
         recipe: The run.
         run: Its run in MLflow, on rank 0; None on the others.
         store: Where its files are.
-        tell: Is told metrics and their step, on rank 0.
+        on_report: Is given a step and its metrics, on rank 0.
         preempted: See `Reporter`.
         stop_at_step: See `fit`.
 
@@ -83,7 +83,7 @@ def train_run(
         # What was logged before a checkpoint is not logged again by who continues from it.
         store.before_upload = run.save
     try:
-        reporter = _Reporter(run, store, tell, preempted)
+        reporter = _Reporter(run, store, on_report, preempted)
         result = fit(recipe, stream.batches, measured, reporter, ranks, store.latest(), stream.metrics, stop_at_step)
     finally:
         store.close()
@@ -139,6 +139,17 @@ def publish(recipe: Recipe, run_id: str, store: RunStore, metrics: dict[str, flo
             return tracking.register(recipe.name, run_id, network, example, file, metrics, recipe.steps)
         except Exception as error:  # Not every network can be exported.
             raise UserError(f"the network is safe in {store.url}, but MLflow can't be given it ({error})") from error
+
+
+def check_driver(lease: Lease, baseline: "Future[dict[str, float]]") -> None:
+    """Make sure that a driver can go on: it holds its lease, and the baseline did not fail.
+
+    Raises:
+        UserError: One of the two.
+    """
+    lease.check()
+    if baseline.done():
+        baseline.result()
 
 
 def log_baseline(

@@ -89,13 +89,13 @@ class RunStore:
 
     def finish(self, model: bytes, metrics: dict[str, float]) -> None:
         """Keep the best network and its metrics; the run is finished."""
-        self._check_lease()
+        self.check_lease()
         storage.write(storage.join(self.url, "model.safetensors"), model)
         self.stop(metrics)
 
     def stop(self, metrics: dict[str, float], stop_at_step: int | None = None) -> None:
         """Keep the metrics of a step that the run was to stop at."""
-        self._check_lease()
+        self.check_lease()
         storage.write(self._result_url(stop_at_step), json.dumps(metrics, indent=1).encode())
 
     def steps(self) -> list[int]:
@@ -147,14 +147,19 @@ class RunStore:
             self._jobs.remove(job)
             job.result()
 
-    def _check_lease(self) -> None:
+    def check_lease(self) -> None:
+        """Make sure that the run is still this process's to write.
+
+        Raises:
+            LeaseError: Another driver took the run over.
+        """
         if self.holder:
             self.holder.check()
 
     def _look(self) -> None:
         # Nobody else can write to a store that is away.
         with suppress(StorageError):
-            self._check_lease()
+            self.check_lease()
 
     def _upload_latest(self) -> None:
         with self._lock:
@@ -168,12 +173,12 @@ class RunStore:
             _log.warning("the checkpoint of step %d is not kept, the run goes on without it: %s", step, error)
 
     def _upload(self, step: int, files: dict[str, bytes]) -> None:
-        self._check_lease()
+        self.check_lease()
         self.before_upload()
         files = files | {_DIGESTS: _digests(files)}
         for name in sorted(files, key=lambda name: name == _LAST):
             storage.write(storage.join(self._checkpoint_url(step), name), files[name])
-        self._check_lease()
+        self.check_lease()
         # One of a later step was damaged, since this run began before it.
         steps = self.steps()
         for old in set(steps) - set([one for one in steps if one <= step][-self.keep :]):

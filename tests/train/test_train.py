@@ -76,7 +76,10 @@ def test_a_training_from_nothing(shell):
     assert_whole("undisturbed")
     metrics = run_of("undisturbed").data.metrics
     assert f"{metrics['best/psnr_y/pieces']:.2f}" in undisturbed
-    assert store_of(shell, "undisturbed").steps() == [STEPS]
+    assert store_of(shell, "undisturbed").steps() == [STEPS - 100, STEPS]
+    assert {name.partition("/")[0] for name in storage.names(store_of(shell, "undisturbed").url)} == {
+        *("recipe.json", "model.safetensors", "result.json", "step-00000500", "step-00000600")
+    }
 
     # As if MLflow had refused the network.
     client = MlflowClient()
@@ -135,7 +138,7 @@ def test_services_that_go_away_lose_nothing(shell, undisturbed):
 def test_an_interrupted_driver_continues(shell, undisturbed):
     process = start(shell, "interrupted")
     shell.wait_for(lambda: store_of(shell, "interrupted").steps(), process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGHUP)
     assert "the same command continues it" in shell.finish(process)
     assert process.returncode == 130
     assert run_of("interrupted").info.status == "KILLED"
