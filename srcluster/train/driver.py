@@ -212,7 +212,8 @@ def fit(
     """
     # On another node it might be lost with it; a new one of the same name takes the place of one that died.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    queue = ReportQueue.options(scheduling_strategy=here, max_restarts=-1, max_task_retries=-1).remote()
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here, max_restarts=-1, max_task_retries=-1)(ReportQueue)
+    queue = actor.remote()
     resources = workers.resources(recipe)
     config = {
         "recipe": recipe.model_dump(mode="json"),

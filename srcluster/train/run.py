@@ -41,6 +41,7 @@ class _Reporter:
     preempted: Callable[[], bool]
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
+        assert self.run
         self.store.check()
         self.run.log(metrics, step)
         # A scheduler that has seen enough ends this process while it is told.

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-import ray
 import torch
 from ray import train
 
@@ -19,9 +18,8 @@ from srcluster.training.loop import NonFiniteLossError
 from srcluster.training.store import RunStore
 
 
-@ray.remote(num_cpus=0)
 class ReportQueue:
-    """What the workers report, until their driver takes it: words, or else a step and its metrics."""
+    """An actor for what workers report until their driver takes it: words, or else a step and its metrics."""
 
     def __init__(self) -> None:
         self.reports: list[tuple[str, int, dict[str, float]]] = []

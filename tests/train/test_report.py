@@ -52,5 +52,5 @@ def test_a_terminal_has_one_live_line_below_the_words(monkeypatch):
 
 def test_the_result_stands_beside_bicubic():
     metrics = {"best/step": 10.0, "best/psnr_y/Set5": 28.0, "best/ssim/Set5": 0.8}
-    assert result_rows("mine", metrics) == [["", "Set5 PSNR-Y, dB"], ["mine", "28.00"]]
+    assert result_rows("mine", metrics, {}) == [["", "Set5 PSNR-Y, dB"], ["mine", "28.00"]]
     assert result_rows("mine", metrics, {"psnr_y/Set5": 27.5})[-1] == ["bicubic", "27.50"]

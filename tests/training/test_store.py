@@ -1,7 +1,11 @@
 """The files of a run: checkpoints that are uploaded behind the training's back, and found damaged where they are."""
 
 import json
+import subprocess
+import tempfile
 import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -51,6 +55,33 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(tmp_path, cap
     for step in (10, 15):
         damage(tmp_path / f"step-000000{step}" / name)
     assert store.latest() is None
+
+
+@pytest.fixture
+def full_disk(tmp_path, monkeypatch) -> Iterator[None]:
+    """A TMPDIR without a byte of room, on a file system of its own."""
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k", "tests", folder]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        with suppress(OSError), (folder / "filler").open("wb", buffering=0) as file:
+            while True:
+                file.write(bytes(4096))
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with pytest.raises(OSError, match="No space"), tempfile.TemporaryFile(buffering=0) as file:
+            file.write(bytes(1))
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.mark.cluster
+def test_a_full_disk_costs_no_checkpoint(s3, tmp_path, full_disk):
+    store = RunStore(storage.join(s3.bucket_url, tmp_path.name))
+    save(store, 10)
+    assert store.latest()["weights"] == b"10"
 
 
 def test_a_store_that_is_away_is_no_damage(tmp_path, monkeypatch):
@@ -128,6 +159,7 @@ def test_nothing_is_written_under_the_lease_of_another_driver(tmp_path, monkeypa
     store = RunStore(str(tmp_path), holder=holder)
     save(store, 10)
     store.check()
+    store.close()
     (tmp_path / "lease.json").write_text(json.dumps({"id": "other", "who": "process 1 on x"}))
     store.check()
     with pytest.raises(LeaseError, match="was taken over by process 1 on x"):
