@@ -190,9 +190,11 @@ def test_ranks_that_come_and_go(shell, ray_cluster):
 
 def wait_for_ranks(shell, process, kept: RunStore, ranks: int) -> None:
     """Until so many ranks train, and have made a checkpoint."""
-    shell.wait_for(lambda: len(workers(shell)) == ranks, process)
+    shell.wait_for(lambda: len(actors(shell, "RayTrainWorker")) == ranks, process)
     begun = max(kept.steps(), default=0)
-    shell.wait_for(lambda: len(workers(shell)) == ranks and max(kept.steps(), default=0) > begun + 100, process)
+    shell.wait_for(
+        lambda: len(actors(shell, "RayTrainWorker")) == ranks and max(kept.steps(), default=0) > begun + 100, process
+    )
 
 
 @pytest.mark.cluster
@@ -203,4 +205,4 @@ def test_ranks_that_diverge_all_end(shell):
     assert process.returncode == 2
     assert "2 workers of 1 threads, from its beginning" in printed
     assert "lower the learning rate" in printed
-    assert not workers(shell)
+    assert not actors(shell, "RayTrainWorker")
