@@ -2,7 +2,9 @@
 
 import ast
 import io
+import os
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -71,6 +73,23 @@ def run(*commands: Callable[..., None], several: Sequence[str] = ()) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def end_as_ctrl_c() -> None:
+    """Take a pod's deletion, `ray job stop` and a terminal that closes for Ctrl-C."""
+    terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
+
+    def end(number: int, _: object) -> None:
+        if number == signal.SIGHUP:
+            # To print to a terminal that is gone would be an error.
+            for terminal in terminals:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
+        signal.raise_signal(signal.SIGINT)
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        # `nohup` has it ignored.
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, end)
 
 
 def _app() -> typer.Typer:

@@ -1,6 +1,9 @@
 """The command line: `srcluster`, and each of its verbs."""
 
+import os
+import pty
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -58,3 +61,39 @@ def test_listing_the_verbs_imports_none_of_them():
     code = "import sys; from srcluster import cli; cli.verbs(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
     assert not {"torch", "ray", "mlflow", "boto3", "pydantic"} & set(loaded.split())
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from srcluster.cli import end_as_ctrl_c
+end_as_ctrl_c()
+try:
+    print("begun", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    print("ending", flush=True)
+    Path(sys.argv[1]).write_text("ended")
+"""
+
+
+def test_a_terminal_that_closes_ends_a_driver_as_ctrl_c_does(tmp_path):
+    """Though there is nothing left to print to."""
+    ours, its = pty.openpty()
+    command = [sys.executable, "-c", DRIVER, str(tmp_path / "left")]
+    process = subprocess.Popen(command, stdin=its, stdout=its, stderr=its, start_new_session=True)
+    os.close(its)
+    assert b"begun" in os.read(ours, 100)
+    os.close(ours)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(30) == 0
+    assert (tmp_path / "left").read_text() == "ended"
+
+
+def test_nohup_is_left_alone(tmp_path):
+    command = ["nohup", sys.executable, "-c", DRIVER, str(tmp_path / "left")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout.readline() == b"begun\n"
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[0] == b"ending\n"

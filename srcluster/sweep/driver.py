@@ -16,6 +16,7 @@ from ray import tune
 from ray.tune.execution import class_cache
 
 from srcluster import storage, tracking
+from srcluster.cli import end_as_ctrl_c
 from srcluster.cluster.tasks import CPU_NODES, check_reachable, connect, warn_if_no_capacity
 from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
@@ -26,7 +27,7 @@ from srcluster.sweep.report import LiveTable, Outcome, conclude
 from srcluster.sweep.results import latest
 from srcluster.sweep.trial import run_trial
 from srcluster.train.run import check_driver, log_baseline
-from srcluster.train.settings import end_as_ctrl_c, resolve_recipe, results_url
+from srcluster.train.settings import resolve_recipe, results_url
 from srcluster.training.lease import Holder, Lease, LeaseError
 
 _RETRIES = 2

@@ -16,6 +16,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from srcluster import storage, tracking
+from srcluster.cli import end_as_ctrl_c
 from srcluster.cluster.tasks import CPU_NODES, check_reachable, connect, warn_if_no_capacity
 from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
@@ -26,7 +27,7 @@ from srcluster.recipe import Recipe
 from srcluster.train.process_group import DeferredTorchConfig
 from srcluster.train.report import OnReport, display, followed, print_result, result_rows
 from srcluster.train.run import check_driver, log_baseline, publish
-from srcluster.train.settings import end_as_ctrl_c, resolve_recipe, results_url
+from srcluster.train.settings import resolve_recipe, results_url
 from srcluster.train.worker import ReportQueue, work
 from srcluster.training.lease import Lease, LeaseError
 from srcluster.training.store import RunStore

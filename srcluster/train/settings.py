@@ -2,8 +2,6 @@
 
 import functools
 import os
-import signal
-import sys
 from pathlib import Path
 
 from srcluster import objectives, storage, tracking
@@ -12,23 +10,6 @@ from srcluster.data.default_shards import default_shards
 from srcluster.models.start import resolve_start
 from srcluster.recipe import Recipe, recipe_from
 from srcluster.training.check import check_trainable
-
-
-def end_as_ctrl_c() -> None:
-    """Take a pod's deletion, `ray job stop` and a terminal that closes for Ctrl-C."""
-    terminals = [stream.fileno() for stream in (sys.stdout, sys.stderr) if stream.isatty()]
-
-    def end(number: int, _: object) -> None:
-        if number == signal.SIGHUP:
-            # To print to a terminal that is gone would be an error.
-            for terminal in terminals:
-                os.dup2(os.open(os.devnull, os.O_WRONLY), terminal)
-        signal.raise_signal(signal.SIGINT)
-
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        # `nohup` has it ignored.
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, end)
 
 
 def results_url(kind: str) -> str:

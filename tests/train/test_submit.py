@@ -18,8 +18,11 @@ from mlflow.entities import Run
 from ray._private.runtime_env.packaging import create_package
 
 from srcluster import storage
+from srcluster.errors import UserError
 from srcluster.local import processes
 from srcluster.local.services import ray_folder
+from srcluster.revision import commit
+from srcluster.train.submit import _runtime_env
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +51,22 @@ def test_data_and_secrets_stay_at_home(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
     assert packed(tmp_path, tmp_path.with_suffix(".zip")) == carried | {".gitignore", ".rayignore"}
+
+
+def test_what_a_file_says_goes_with_a_job(tmp_path):
+    file = tmp_path / "env.yaml"
+    file.write_text("pip: [timm]\nexcludes: [notes]\nenv_vars: {A: b}\n")
+    assert _runtime_env(file) == {
+        "working_dir": ".",
+        "pip": ["timm"],
+        "excludes": [".srcluster", "notes"],
+        "env_vars": {"SRCLUSTER_GIT_COMMIT": commit(), "A": "b"},
+    }
+    file.write_text("timm")
+    with pytest.raises(UserError, match=r"env.yaml should be a mapping with pip:"):
+        _runtime_env(file)
+    with pytest.raises(UserError, match=r"--runtime-env no can't be read: No such file"):
+        _runtime_env(Path("no"))
 
 
 TINY = (
