@@ -43,7 +43,11 @@ def display(steps: int) -> Iterator[OnReport]:
 
 def summary(metrics: Mapping[str, float]) -> str:
     """Metrics in words, each where it is known: the time left, loss and speed, and scores."""
-    scores = [f"{key} {value:.2f}" for key, value in metrics.items() if not key.startswith(("train/", "data/"))]
+    scores = [
+        f"{key} {format_metric(key, value)}"
+        for key, value in metrics.items()
+        if not key.startswith(("train/", "data/"))
+    ]
     if "train/loss" not in metrics:
         return "   ".join(scores)
     speed = (

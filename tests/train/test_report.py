@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from srcluster.recipe import load
 from srcluster.train.report import display, result_rows
 
 METRICS = {
@@ -37,7 +38,7 @@ def test_lines_say_the_time_left(monkeypatch):
     assert first[10:] == "2 workers of 1 threads, from its beginning"
     told = "3 h 05 min left   loss 0.01230   105.2 patches/s   waiting for data 1.0%"
     assert second[10:] == f"step      50   {told}"
-    assert third[10:] == "step     100   psnr_y/Set5 28.41   ssim/Set5 0.81"
+    assert third[10:] == "step     100   psnr_y/Set5 28.41   ssim/Set5 0.8100"
     assert fourth[10:] == f"step     150   {told}"
 
 
@@ -51,6 +52,7 @@ def test_a_terminal_has_one_live_line_below_the_words(monkeypatch):
 
 
 def test_the_result_stands_beside_bicubic():
-    metrics = {"best/step": 10.0, "best/psnr_y/Set5": 28.0, "best/ssim/Set5": 0.8}
-    assert result_rows("mine", metrics, {}) == [["", "Set5 PSNR-Y, dB"], ["mine", "28.00"]]
-    assert result_rows("mine", metrics, {"psnr_y/Set5": 27.5})[-1] == ["bicubic", "27.50"]
+    recipe = load("srcnn")
+    metrics = {"best/step": 10.0, "best/psnr_y/Set5": 28.0, "best/ssim_y/Set5": 0.8}
+    assert result_rows("mine", recipe, metrics, {}) == [["", "Set5 PSNR-Y, dB"], ["mine", "28.00"]]
+    assert result_rows("mine", recipe, metrics, {"psnr_y/Set5": 27.5})[-1] == ["bicubic", "27.50"]
