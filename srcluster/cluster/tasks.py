@@ -141,7 +141,8 @@ def warn_if_no_capacity(wanted: Mapping[str, float], advice: str = "") -> None:
 def check_reachable(address: str) -> None:
     """Find out within seconds whether a gRPC server answers there: Ray tries for 14 minutes, and ends the process."""
     found = canonicalize_bootstrap_address(address) if address == "auto" else address.removeprefix("ray://")
-    if found is None:
+    # By TLS it says nothing to who does not.
+    if found is None or os.environ.get("RAY_USE_TLS") == "1":
         return
     with grpc.insecure_channel(found, options=[("grpc.enable_http_proxy", 0)]) as channel:
         try:
