@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from string import Template
 
 import pytest
 
@@ -29,15 +30,15 @@ def staying(build) -> list:
 
 def of_job(build, job: str) -> list:
     """The pods of a job when it has all the workers that it can get."""
-    spec = build.of("RayJob")[job]["spec"]
-    groups = {group["groupName"]: group for group in spec["rayClusterSpec"]["workerGroupSpecs"]}
-    for_gpu = "--gpu" in spec["entrypoint"] or ("$TRAIN" in spec["entrypoint"] and "--gpu" in build.variables["TRAIN"])
-    for_gpu |= job == "sweep-upsamplers" and "--gpus 0" not in build.variables["UPSAMPLERS"]
+    spec = build.of("RayJob")[job]["spec"]["rayClusterSpec"]
+    command = Template(build.of("RayJob")[job]["spec"]["entrypoint"]).substitute(build.variables)
     counts = {"head": 1, "submitter": 1}
     if job != "fetch":
-        wanted = groups["gpu" if for_gpu else "cpu"]
-        growing = spec["rayClusterSpec"]["enableInTreeAutoscaling"]
-        counts[wanted["groupName"]] = wanted["maxReplicas" if growing else "replicas"]
+        for_gpu = "--gpu " in command or (job == "sweep-upsamplers" and "--gpus 0" not in command)
+        (group,) = (each for each in spec["workerGroupSpecs"] if each["groupName"] == ("gpu" if for_gpu else "cpu"))
+        ranks = re.search(r"--workers (?:\d+\.\.)?(\d+)", command)
+        most = min(int(ranks[1]) if ranks else 1000, group["maxReplicas"])
+        counts[group["groupName"]] = most if spec["enableInTreeAutoscaling"] else group["replicas"]
     pods = {pod.name.removeprefix(f"RayJob {job} "): pod for pod in build.pods if pod.name.startswith(f"RayJob {job} ")}
     return [(pods[name], count) for name, count in counts.items()]
 
