@@ -90,23 +90,19 @@ def enlarge(
         on_progress: Is called with the part of the picture that is done.
     """
     began = time.monotonic()
-    if task and torch.cuda.is_available():
-        network = network.cuda()
-    network = AnyChannels(network).eval()
+    adapted = AnyChannels(network).eval()
     try:
         picture = read_picture(job.photo.read(), job.photo.name)
         height, width, channels = picture.pixels.shape
-        if memory_bytes is None:
-            device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-            share = psutil.cpu_count() or 1 if task and device.type == "cpu" else 1
-            memory_bytes = memory_at_hand(device) / share
-        size = (height * network.scale, width * network.scale)
+        size = (height * adapted.scale, width * adapted.scale)
         side: int | None = None
         while side is None or side >= _SMALLEST_TILE:
             try:
-                side = side or tile_side(network, channels, memory_bytes)
+                if task and torch.cuda.is_available():
+                    adapted.cuda()
+                side = side or tile_side(adapted, channels, memory_bytes or _memory_bytes(adapted, task))
                 with storage.writing(job.target) as file:
-                    tiles = bands(network, picture.pixels, side, on_progress)
+                    tiles = bands(adapted, picture.pixels, side, on_progress)
                     write_png(file, size, tiles, picture.icc, picture.exif, picture.colour)
                 seconds = time.monotonic() - began
                 return Outcome(job, notes=picture.notes, megapixels=size[0] * size[1] / 1e6, seconds=seconds)
@@ -120,3 +116,8 @@ def enlarge(
         return Outcome(job, error=f"{job.photo.name} takes more memory than there is, even in the smallest tiles")
     except UserError as error:
         return Outcome(job, error=str(error))
+
+
+def _memory_bytes(network: nn.Module, task: bool) -> float:
+    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+    return memory_at_hand(device) / (psutil.cpu_count() or 1 if task and device.type == "cpu" else 1)

@@ -1,7 +1,11 @@
 """Pictures of every kind, read as they are; and PNG files that others read back."""
 
 import io
+import random
+import runpy
 import struct
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -159,17 +163,16 @@ def test_what_would_lose_something_is_refused():
         read_picture(b"no picture", "a")
 
 
-def test_whatever_is_wrong_with_a_file_is_said_of_the_file():
-    exif = Image.Exif()
-    exif[0x0112], exif[0x010F] = 6, "a camera"
-    random, refused = np.random.default_rng(0), 0
-    for kind in ("JPEG", "TIFF", "WEBP", "AVIF"):
-        encoded = np.frombuffer(file_of(Image.fromarray(noise(24, 30, 3)), kind, exif=exif), np.uint8)
-        for _ in range(40):
-            damaged = encoded.copy()
-            damaged[random.integers(0, min(400, len(damaged)), 8)] = random.integers(0, 256, 8)
-            try:
-                read_picture(damaged.tobytes(), "a")
-            except PhotoError:
-                refused += 1
-    assert refused > 50
+def test_damaged_pictures_are_refused_or_alike_for_a_second_decoder(tmp_path):
+    """The fuzzer's 40 kinds of pictures, whole and damaged twice."""
+    fuzzer = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "fuzz_pictures.py"))
+    dice, counts = random.Random(0), Counter[str]()
+    for name, (ending, content) in fuzzer["seeds"]().items():
+        path = tmp_path / ending / f"a.{ending}"
+        path.parent.mkdir(exist_ok=True)
+        for data in (content, *(fuzzer["damaged"](content, content, dice) for _ in range(2))):
+            path.write_bytes(data)
+            counts.update(found := fuzzer["outcome"](path, ending, tmp_path))
+            assert {word for word in found if word[0] != "_"} <= {"taken", "refused", "alike", "second refuses"}, name
+    assert counts["alike"] > 40
+    assert counts["refused"] > 40
