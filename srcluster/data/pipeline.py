@@ -1,5 +1,6 @@
 """HR to LR by the steps of a `srcluster.recipe.pipeline.Pipeline`, on the device."""
 
+import functools
 import math
 from collections.abc import Sequence
 
@@ -11,7 +12,7 @@ from torch.nn import functional as F
 
 from srcluster.pixels.blur_kernels import blur_kernel, sinc_kernel
 from srcluster.pixels.jpeg import jpeg
-from srcluster.recipe.pipeline import Blur, Noise, Resize, Step
+from srcluster.recipe.pipeline import Blur, ImportedStep, Noise, Resize, Step
 
 __all__ = ["degrade_by_steps"]
 
@@ -52,6 +53,8 @@ def _run(
                 image = (image + _noise(image, step, random)).clamp(0, 1)
             case "jpeg":
                 image = jpeg(image.clamp(0, 1), int(random.integers(step.quality[0], step.quality[1] + 1)))
+            case "import":
+                image = _imported(step)(image, random)
             case "shuffle":
                 shuffled = [step.steps[i] for i in random.permutation(len(step.steps))]
                 image = _run(image, hr_size, lr_size, shuffled, random)
@@ -59,6 +62,9 @@ def _run(
                 chosen = step.choices[int(random.integers(len(step.choices)))]
                 image = _run(image, hr_size, lr_size, chosen, random)
     return image
+
+
+_imported = functools.cache(ImportedStep.call)
 
 
 def _kernel(step: Blur, random: Generator) -> np.ndarray:

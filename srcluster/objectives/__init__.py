@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from srcluster.errors import UserError
 from srcluster.objectives.pixel import PixelObjective, total_variation
 from srcluster.objectives.vgg import Perceptual
 from srcluster.objectives.weights import read
-from srcluster.recipe.objective import Objective, Sum
+from srcluster.recipe.objective import ImportedObjective, Objective, Sum
 
 __all__ = ["build", "resolve"]
 
@@ -31,10 +32,29 @@ def build(spec: Objective, device: torch.device, dtype: torch.dtype) -> Callable
             return Perceptual(spec, device, dtype)
         case "total_variation":
             return total_variation
+        case "import":
+            return _imported(spec, device)
         case "sum":
             terms = [(term.weight, build(term.objective, device, dtype)) for term in spec.terms.values()]
             return lambda sr, hr: torch.stack([weight * objective(sr, hr) for weight, objective in terms]).sum()
     raise AssertionError(spec.kind)
+
+
+def _imported(spec: ImportedObjective, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+    objective = spec.call()
+    if isinstance(objective, nn.Module):
+        objective = objective.to(device).requires_grad_(False)
+    if not callable(objective):
+        raise UserError(f"{spec.target} gives {type(objective).__name__}, and an objective is called with SR and HR")
+
+    def scalar(sr: Tensor, hr: Tensor) -> Tensor:
+        loss = objective(sr, hr)
+        if not isinstance(loss, Tensor) or loss.shape != ():
+            what = f"{list(loss.shape)}" if isinstance(loss, Tensor) else type(loss).__name__
+            raise UserError(f"{spec.target} gives {what} for SR and HR, and a loss is a scalar tensor: take its mean")
+        return loss
+
+    return scalar
 
 
 def resolve(spec: Objective) -> Objective:
@@ -48,6 +68,8 @@ def resolve(spec: Objective) -> Objective:
     match spec.kind:
         case "vgg":
             return read(spec)[0]
+        case "import":
+            build(spec, torch.device("cpu"), torch.float32)(*torch.rand(2, 1, 3, 32, 32))
         case "sum":
             terms = {
                 name: term.model_copy(update={"objective": resolve(term.objective)})

@@ -4,10 +4,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, field_validator, model_validator
 
+from srcluster.recipe.imported import Imported
 from srcluster.recipe.validation import Part, kind_or
 from srcluster.recipe.yaml_files import did_you_mean
 
-__all__ = ["VGG", "VGG_LAYERS", "Objective", "Pixel", "Sum", "Term", "TotalVariation"]
+__all__ = ["VGG", "VGG_LAYERS", "ImportedObjective", "Objective", "Pixel", "Sum", "Term", "TotalVariation"]
 
 VGG_LAYERS = {
     network: tuple(
@@ -71,12 +72,17 @@ class TotalVariation(Part):
     kind: Literal["total_variation"]
 
 
+class ImportedObjective(Imported):
+    """A loss of a person's own: what its call gives takes SR and HR, B x 3 x H x W float32, and gives a scalar."""
+
+
 _Single = (
     Annotated[Pixel, Tag("mse")]
     | Annotated[Pixel, Tag("l1")]
     | Annotated[Pixel, Tag("charbonnier")]
     | Annotated[VGG, Tag("vgg")]
     | Annotated[TotalVariation, Tag("total_variation")]
+    | Annotated[ImportedObjective, Tag("import")]
 )
 
 

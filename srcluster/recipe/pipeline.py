@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from srcluster.recipe.imported import Imported
 from srcluster.recipe.validation import Part
 from srcluster.recipe.yaml_files import did_you_mean, read_yaml
 
@@ -113,6 +114,12 @@ class Jpeg(_Step):
     ] = (30, 95)
 
 
+class ImportedStep(_Step, Imported):
+    """A degradation of a person's own: what its call gives is called with an image, 3 x H x W in [0, 1] on the device,
+    and a NumPy generator that all its draws come from, and gives the degraded image.
+    """
+
+
 class Shuffle(_Step):
     """Several steps, in a random order."""
 
@@ -127,7 +134,7 @@ class OneOf(_Step):
     choices: "tuple[tuple[Step, ...], ...]" = Field(min_length=1)
 
 
-Step = Annotated[Blur | Resize | Noise | Jpeg | Shuffle | OneOf, Field(discriminator="kind")]
+Step = Annotated[Blur | Resize | Noise | Jpeg | ImportedStep | Shuffle | OneOf, Field(discriminator="kind")]
 
 
 class Pipeline(Part):

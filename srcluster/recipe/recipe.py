@@ -76,6 +76,8 @@ class Recipe(Part):
     """Compile the network; it costs up to a minute at the start."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay of the moving average of the weights that is evaluated and kept; 0 keeps none."""
+    ema_warmup: bool = False
+    """Let the decay rise from 0.1 to `ema`, as (1 + step) / (10 + step)."""
     clip_norm: float = Field(0.0, ge=0)
     """Largest norm of the gradient of all weights; 0 does not clip."""
     log_every_steps: int = Field(50, ge=1)

@@ -32,6 +32,8 @@ class State:
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
     """Moving average of the weights; empty where the recipe keeps none."""
+    precision: str = ""
+    """What it is trained in, `fp32` or `bf16`: on another machine `auto` might be another."""
     step: int = 0
     best: dict[str, float] = field(default_factory=dict)
     """Metrics of the best evaluation so far, `step` among them."""
@@ -43,7 +45,7 @@ class State:
 
     def save(self, recipe: Recipe) -> dict[str, bytes]:
         """The state as the contents of files, by their names."""
-        facts = {"step": self.step, "best": self.best, "recipe": recipe.digest()}
+        facts = {"step": self.step, "best": self.best, "precision": self.precision, "recipe": recipe.digest()}
         optimizer = io.BytesIO()
         torch.save(self.optimizer.state_dict(), optimizer)
         return {
@@ -53,6 +55,14 @@ class State:
             "optimizer.pt": optimizer.getvalue(),
             "state.json": json.dumps(facts).encode(),
         }
+
+    @staticmethod
+    def precision_of(files: dict[str, bytes]) -> str:
+        """What a saved state was trained in; empty for none, or one that can't be read."""
+        try:
+            return json.loads(files["state.json"]).get("precision", "")
+        except (KeyError, ValueError):
+            return ""
 
     def load(self, files: dict[str, bytes], recipe: Recipe) -> None:
         """Continue from a saved state.
@@ -74,8 +84,8 @@ class State:
                 )
             if facts["recipe"] != recipe.digest():
                 raise CheckpointError(
-                    f"the checkpoint is of recipe {facts['recipe']}, or of an older srcluster, and this is "
-                    f"{recipe.digest()}: give the run another name, or the recipe it began with"
+                    f"the checkpoint is of recipe {facts['recipe']} and this is {recipe.digest()}: give the run "
+                    "another name, or the recipe it began with"
                 )
             self.network.load_state_dict(weights("network"))
             self.optimizer.load_state_dict(torch.load(io.BytesIO(files["optimizer.pt"]), device, weights_only=True))

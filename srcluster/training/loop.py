@@ -22,7 +22,7 @@ from srcluster.training.checkpoint import State
 from srcluster.training.evaluation import evaluate
 from srcluster.training.measures import Functions, load_measures
 from srcluster.training.meter import Meter
-from srcluster.training.precision import Precision, choose
+from srcluster.training.precision import Precision, choose_together
 from srcluster.training.ranks import Ranks
 
 __all__ = ["Fit", "NonFiniteLossError", "Reporter", "Step", "fit", "learning_rate_factor", "make_optimizer"]
@@ -83,13 +83,13 @@ def fit(
         CheckpointError: `resume` can't be continued from.
     """
     torch.manual_seed(recipe.seed)
-    precision = choose(recipe.precision)
+    precision = choose_together(recipe.precision, State.precision_of(resume or {}), ranks)
     network = models.build(recipe.model, recipe.scale)
     if recipe.start.weights and not resume:
         begin_with(network, recipe.start)
     network = precision.prepare(network, recipe.compile)
     measures = load_measures(recipe.evaluation.measures)
-    state = State(network, make_optimizer(network, recipe.optimizer), average={})
+    state = State(network, make_optimizer(network, recipe.optimizer), average={}, precision=precision.name)
     if resume:
         state.load(resume, recipe)
         resume.clear()
@@ -149,7 +149,10 @@ def _follow(recipe: Recipe, state: State, benchmark: Benchmark, measures: Functi
 
 def _finish(recipe: Recipe, state: State, benchmarks: Sequence[Benchmark], measures: Functions, ranks: Ranks) -> Fit:
     network = _with_weights(recipe, state.best_weights or state.weights())
-    metrics = {"best/step": float(state.best.get("step", state.step))}
+    metrics = {
+        "best/step": float(state.best.get("step", state.step)),
+        "train/precision_bits": 16.0 if state.precision == "bf16" else 32.0,
+    }
     for benchmark in benchmarks:
         values = evaluate(network, benchmark, recipe.scale, measures, ranks)
         metrics |= {f"best/{key}": value for key, value in values.items()}
@@ -240,7 +243,9 @@ class Step:
         state.optimizer.zero_grad(set_to_none=True)
         state.step += 1
         if self.averages:
-            torch._foreach_lerp_(self.averages, self.weights, 1 - recipe.ema)
+            # The first weights are forgotten sooner.
+            decay = min(recipe.ema, (1 + state.step) / (10 + state.step)) if recipe.ema_warmup else recipe.ema
+            torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
         self.last_loss = loss
         finite = self.last_loss.isfinite() & norm.isfinite()
         self.diverged_at = torch.where(finite, self.diverged_at, self.diverged_at.clamp_max(state.step))

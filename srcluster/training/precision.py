@@ -1,12 +1,15 @@
 """Which device, which number format, which memory layout."""
 
+import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
-__all__ = ["Precision", "choose"]
+from srcluster.training.ranks import Ranks
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -28,12 +31,35 @@ class Precision:
     def autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)
 
+    @property
+    def name(self) -> str:
+        """`fp32` or `bf16`."""
+        return "fp32" if self.dtype == torch.float32 else "bf16"
+
     def __str__(self) -> str:
         return f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
 
 
+def choose_together(wanted: str, begun: str, ranks: Ranks) -> Precision:
+    """The precision of a run, the same on all ranks.
+
+    Args:
+        wanted: As the recipe has it; `auto` is bf16 where every rank's device has units that multiply it.
+        begun: What `auto` was when the run began, which it stays; empty at the beginning.
+        ranks: Who trains.
+    """
+    here = choose(wanted)
+    if wanted != "auto":
+        return here
+    slow = ranks.gather(torch.tensor([float(here.name == "fp32")], device=here.device)).any()
+    now = "fp32" if slow else "bf16"
+    if begun and begun != now and ranks.rank == 0:
+        _log.warning("the run goes on in %s, as it began; `precision: auto` would be %s on these machines", begun, now)
+    return choose(begun or now)
+
+
 def choose(wanted: str, device: torch.device | None = None) -> Precision:
-    """The precision of a recipe on this machine.
+    """The precision on this machine.
 
     Args:
         wanted: `fp32`, `bf16`, or `auto`: bf16 where the device has units that multiply it.

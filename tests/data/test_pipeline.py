@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -69,3 +71,10 @@ def test_a_shuffle_takes_every_order():
     one_of = {"kind": "one_of", "choices": [steps, steps[::-1]]}
     assert either == {tuple(degraded(image(), 4, one_of, seed=s).flatten().tolist()) for s in range(9)}
     assert len(either) == 2
+
+
+def test_a_step_of_ones_own(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    step = {"kind": "import", "target": "own:darker", "args": {"factor": 0.5}}
+    assert degraded(image(), 1, step).max() == 128 / 255
+    assert torch.equal(degraded(image(), 1, step | {"probability": 0}), image() / 255)

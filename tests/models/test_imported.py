@@ -1,5 +1,7 @@
 """A network of a person's own is called, saved, tiled and refused as it should be."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -16,7 +18,7 @@ from srcluster.training.check import check_trainable
 
 @pytest.fixture(autouse=True)
 def here(monkeypatch):
-    monkeypatch.syspath_prepend(__file__.rpartition("/")[0])
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
 
 
 def recipe_of(target: str = "own:Net", **model):

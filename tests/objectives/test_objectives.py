@@ -1,9 +1,12 @@
 """Pixel objectives, total variation, and sums of objectives."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from pydantic import TypeAdapter
 
+from srcluster.errors import UserError
 from srcluster.objectives import build, resolve
 from srcluster.objectives.pixel import total_variation
 from srcluster.recipe import RecipeError, recipe_from
@@ -84,7 +87,7 @@ def test_a_layer_is_a_name_or_weights_by_name():
     [
         (
             {"objective.kind": "vg"},
-            "objective.kind is one of 'mse', 'l1', 'charbonnier', 'vgg', 'total_variation', 'sum'",
+            "objective.kind is one of 'mse', 'l1', 'charbonnier', 'vgg', 'total_variation', 'import', 'sum'",
         ),
         ({"objective": {"kind": "vgg", "layer": "x"}}, "unknown key objective.layer, did you mean 'layers'?"),
         ({"objective": {"kind": "vgg", "channels": "y"}}, "unknown key objective.channels"),
@@ -113,3 +116,15 @@ def test_what_is_wrong_is_said(change, words):
         recipe_from(MINIMAL, change)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_loss_of_ones_own(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1]))
+    spec = objective(kind="import", target="own:loss", args={"power": 2})
+    sr, hr = torch.rand(2, 1, 3, 5, 5)
+    assert resolve(spec) == spec
+    torch.testing.assert_close(build(spec, CPU, torch.float32)(sr, hr), (sr - hr).square().mean())
+    with pytest.raises(UserError, match=r"own:pixelwise gives \[1, 3, 32, 32\] for SR and HR, and a loss is a scalar"):
+        resolve(spec.model_copy(update={"target": "own:pixelwise", "args": {}}))
+    with pytest.raises(UserError, match="there is no own:gone to import"):
+        resolve(spec.model_copy(update={"target": "own:gone"}))

@@ -1,5 +1,6 @@
 """The loop: it learns, it resumes to the bit, it stops on nonsense, and it is what it was."""
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from srcluster.data.photos import find
 from srcluster.data.shards import Packing, pack
 from srcluster.data.stream import open_stream
 from srcluster.models import build
-from srcluster.models.saved import load_model, load_weights
+from srcluster.models.saved import load_model, load_weights, weights_bytes
 from srcluster.recipe import Interpolation, Recipe, RecipeError, Schedule, recipe_from
 from srcluster.training.checkpoint import CheckpointError
 from srcluster.training.evaluation import evaluate
@@ -97,7 +98,7 @@ def weights(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.glob("*.safetensors")}
 
 
-@pytest.mark.parametrize("optimizer", [{"kind": "adam"}, {"kind": "sgd", "lr": 0.01}])
+@pytest.mark.parametrize("optimizer", [{"kind": "adam"}, {"kind": "adamw"}, {"kind": "sgd", "lr": 0.01}])
 def test_resuming_at_any_checkpoint_ends_with_the_same_bits(shards, pieces, tmp_path, optimizer):
     whole = recipe(shards, **{"optimizer": optimizer, "clip_norm": 1.0})
     finished, first = run(whole, pieces, tmp_path / "whole")
@@ -265,3 +266,24 @@ def test_the_stream_is_asked_for_the_right_position(shards, pieces, tmp_path):
 
     fit(whole, batches, [pieces], Recorder(tmp_path / "again"), ALONE, files_of(tmp_path / "whole" / "8"))
     assert asked == [8]
+
+
+def test_an_average_that_warms_up_follows_sooner(shards, pieces, tmp_path):
+    away = []
+    for warmup in (False, True):
+        run(recipe(shards, steps=4, ema=0.9999, ema_warmup=warmup), pieces, tmp_path / f"{warmup}")
+        network, average = (load_weights(tmp_path / f"{warmup}/4/{n}.safetensors") for n in ("network", "average"))
+        away.append(sum((network[name] - average[name]).abs().sum().item() for name in average))
+    assert away[1] < away[0] / 2
+
+
+def test_a_training_starts_from_weights_and_says_its_precision(shards, pieces, tmp_path):
+    first, _ = run(recipe(shards, steps=4), pieces, tmp_path / "first")
+    content = weights_bytes(first.network.state_dict(), recipe(shards))
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(content)
+    start = {"weights": str(file), "sha256": hashlib.sha256(content).hexdigest()}
+    second, _ = run(recipe(shards, steps=0, start=start), pieces, tmp_path / "second")
+    assert second.metrics["best/psnr_y/pieces"] == first.metrics["best/psnr_y/pieces"]
+    assert second.metrics["train/precision_bits"] == 32
+    assert json.loads((tmp_path / "first" / "4" / "state.json").read_text())["precision"] == "fp32"

@@ -32,3 +32,15 @@ class Scaled(nn.Module):
 
 def number(scale: int) -> int:
     return scale
+
+
+def loss(power: int = 1):
+    return lambda sr, hr: (sr - hr).abs().pow(power).mean()
+
+
+def pixelwise():
+    return lambda sr, hr: sr - hr
+
+
+def darker(factor: float):
+    return lambda image, random: image * factor * random.uniform(1, 1)
