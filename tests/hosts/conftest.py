@@ -38,7 +38,7 @@ RAY = (sys.executable, "-m", "ray.scripts.scripts")
 IMPATIENT = {
     "RAY_health_check_initial_delay_ms": "1000",
     "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_timeout_ms": "5000",
+    "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
 }
 
@@ -326,12 +326,17 @@ class Job:
         """When it said something."""
         return [seconds for seconds, line in self.lines if re.search(pattern, line)]
 
-    def wait_for(self, pattern: str, count: int = 1) -> None:
-        def is_said() -> bool:
-            assert self.process.poll() is None
-            return len(self.times(pattern)) >= count
+    def wait_until(self, condition: Callable[[], object]) -> float:
+        """Seconds until the condition holds; the job must not end before."""
 
-        self.net.wait_for(is_said)
+        def holds() -> object:
+            assert self.process.poll() is None
+            return condition()
+
+        return self.net.wait_for(holds)
+
+    def wait_for(self, pattern: str, count: int = 1) -> None:
+        self.wait_until(lambda: len(self.times(pattern)) >= count)
 
     def finish(self) -> None:
         assert self.process.wait(timeout=600) == 0

@@ -13,12 +13,13 @@ pytestmark = [pytest.mark.hosts, pytest.mark.timeout(900)]
 
 RECIPE = (
     *("model.features=8", "model.blocks=1", "precision=fp32", "data.patch=32", "data.batch=4"),
-    *("log_every_steps=50", "evaluation.every_steps=500", "checkpoint.every_steps=250"),
+    *("evaluation.every_steps=500", "checkpoint.every_steps=250"),
 )
 
 
-def train(net, name: str, steps: int, *options: str):
-    recipe = ("srresnet", *RECIPE, f"evaluation.benchmarks=[{net.folder}/pieces]", f"steps={steps}", "--cpus", "1")
+def train(net, name: str, steps: int, *options: str, log_every: int = 50):
+    lengths = (f"steps={steps}", f"log_every_steps={log_every}")
+    recipe = ("srresnet", *RECIPE, f"evaluation.benchmarks=[{net.folder}/pieces]", *lengths, "--cpus", "1")
     return net.submit("srcluster.train", *recipe, "--name", name, *options)
 
 
@@ -39,28 +40,28 @@ def test_a_host_is_cut_off_and_lost_in_mid_training(net):
     kept = RunStore("s3://hosts/runs/cut")
 
     # Too short to be noticed: it only waits.
-    net.wait_for(lambda: kept.steps())
+    job.wait_until(lambda: kept.steps())
     net.second.cable("down")
-    time.sleep(4)
+    time.sleep(3)
     net.second.cable("up")
     logged = len(job.lines)
-    paused = net.wait_for(lambda: len(job.lines) > logged)
+    paused = job.wait_until(lambda: len(job.lines) > logged)
     assert len(job.times(begun)) == 1
 
     # Taken for dead: its Ray ends by itself when it is back, and is started again.
     reached = kept.steps()[-1]
-    net.wait_for(lambda: kept.steps()[-1] > reached)
+    job.wait_until(lambda: kept.steps()[-1] > reached)
     net.second.cable("down")
-    noticed = net.wait_for(lambda: not net.second.is_counted_on())
+    noticed = job.wait_until(lambda: not net.second.is_counted_on())
     net.second.cable("up")
     back = time.monotonic() - job.began
-    joined = net.wait_for(net.second.is_counted_on)
+    joined = job.wait_until(net.second.is_counted_on)
     job.wait_for(begun, 2)
     returned = job.times(begun)[1] - back
 
     # Lost for good, and another takes its place.
     reached = kept.steps()[-1]
-    net.wait_for(lambda: kept.steps()[-1] > reached)
+    job.wait_until(lambda: kept.steps()[-1] > reached)
     net.first.kill()
     lost = time.monotonic() - job.began
     net.start_ray(net.third)
@@ -72,7 +73,7 @@ def test_a_host_is_cut_off_and_lost_in_mid_training(net):
     assert_whole("cut", steps)
     stages = ("Running entrypoint", "steps on Ray at", begun, r"step +50 ")
     print("submitted, begun, Ray joined, ranks begun, step 50:", [f"{job.times(stage)[0]:.1f} s" for stage in stages])
-    print(f"link back after 4 s: the next line after {paused:.1f} s")
+    print(f"link back after 3 s: the next line after {paused:.1f} s")
     print(f"cut off: noticed after {noticed:.1f} s; back: joined after {joined:.1f} s, ranks begun {returned:.1f} s")
     print(f"lost, and another host started: ranks begun after {replaced:.1f} s")
 
@@ -109,14 +110,14 @@ def test_ranks_that_come_and_go_with_a_head_far_away(far):
     lost, *_ = (host for host in far.workers if host.processes())
     spare = next(host for host in far.workers if not host.processes())
     # Each report waits for the head, so that a fast machine is not done before the other host joins.
-    job = train(far, "elastic", steps, "log_every_steps=2", "--workers", "1..2")
+    job = train(far, "elastic", steps, "--workers", "1..2", log_every=2)
     kept = RunStore("s3://hosts/runs/elastic")
-    far.wait_for(kept.steps)
+    job.wait_until(kept.steps)
     lost.kill()
     killed = time.monotonic() - job.began
     job.wait_for(alone)
     far.start_ray(spare)
-    far.wait_for(spare.is_counted_on)
+    job.wait_until(spare.is_counted_on)
     joined = time.monotonic() - job.began
     job.wait_for(both, 2)
     far.head.delay_s = 0
