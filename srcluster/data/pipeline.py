@@ -32,7 +32,7 @@ def degrade_by_steps(hr: Tensor, scale: int, steps: Sequence[Step], random: Gene
         3 x H/scale x W/scale float32 in [0, 1], of 256 levels.
     """
     lr_size = (hr.shape[-2] // scale, hr.shape[-1] // scale)
-    image = _run(hr.float() / 255, tuple(hr.shape[-2:]), lr_size, steps, random)
+    image = _run(hr.float() / 255, (hr.shape[-2], hr.shape[-1]), lr_size, steps, random)
     if image.shape[-2:] != lr_size:
         image = F.interpolate(image[None], lr_size, mode="bicubic", antialias=True)[0]
     return image.clamp(0, 1).mul(255).add(0.5).floor() / 255
@@ -112,7 +112,7 @@ def _resized(image: Tensor, size: tuple[int, int], step: Resize, random: Generat
     elif direction < step.up + step.down:
         factor = random.uniform(least, 1)
     mode = step.modes[int(random.integers(len(step.modes)))]
-    size = tuple(max(1, int(side * factor)) for side in size)
+    size = max(1, int(size[0] * factor)), max(1, int(size[1] * factor))
     return F.interpolate(image[None], size, mode=mode)[0]
 
 

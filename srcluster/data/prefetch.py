@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TypeVar
 
@@ -16,23 +17,24 @@ def prefetch(items: Iterator[T], number: int) -> Iterator[T]:
     An error in the making is raised where its item would have been. The thread ends with the consumer, once the item
     that it makes is made, and never keeps the process from ending.
     """
-    made: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
+    made: SimpleQueue[Future[T]] = SimpleQueue()
     room = threading.Semaphore(number)
     closed = threading.Event()
 
     def make() -> None:
-        try:
-            while room.acquire() and not closed.is_set():
-                made.put((next(items), None))
-        except BaseException as error:
-            made.put((None, error))
+        while room.acquire() and not closed.is_set():
+            future: Future[T] = Future()
+            try:
+                future.set_result(next(items))
+            except BaseException as error:
+                future.set_exception(error)
+                closed.set()
+            made.put(future)
 
     threading.Thread(target=make, daemon=True, name="prefetch").start()
     try:
         while True:
-            item, error = made.get()
-            if error is not None:
-                raise error
+            item = made.get().result()
             room.release()
             yield item
     finally:

@@ -1,13 +1,14 @@
 """Nearest, bilinear and bicubic enlargement: what every network has to beat."""
 
-from torch import Tensor, nn
+from torch import Tensor
 
+from srcluster.models.network import Network
 from srcluster.pixels.resize import Kernel, resize
 
 __all__ = ["Interpolator"]
 
 
-class Interpolator(nn.Module):
+class Interpolator(Network):
     """MATLAB's imresize as a network without weights."""
 
     def __init__(self, scale: int, kernel: Kernel):

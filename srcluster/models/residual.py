@@ -1,12 +1,14 @@
 """One residual trunk that is SRResNet, the perceptual-loss network, or EDSR: see `recipe.Residual`."""
 
 from math import ceil
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srcluster import recipe
+from srcluster.models.network import Network
 from srcluster.models.upsamplers import SubPixel, upsampler
 
 __all__ = ["ResidualNetwork"]
@@ -15,8 +17,10 @@ DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean RGB of DIV2K's training pictures, from the code of EDSR's authors."""
 
 
-class ResidualNetwork(nn.Module):
+class ResidualNetwork(Network):
     """Head, residual blocks, upsampler and tail; every convolution pads with zeros, so that any LR size goes in."""
+
+    mean: Tensor
 
     def __init__(self, scale: int, spec: recipe.Residual):
         super().__init__()
@@ -39,6 +43,7 @@ class ResidualNetwork(nn.Module):
             if spec.init == "small" and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(layer.weight)
                 layer.weight.mul_(0.1)
+                assert layer.bias is not None
                 nn.init.zeros_(layer.bias)
             if spec.icnr and isinstance(layer, SubPixel):
                 layer.as_nearest()
@@ -84,13 +89,13 @@ class PReLU(nn.PReLU):
 
 class _PReLU(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, slope: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, slope: Tensor) -> Tensor:
         ctx.save_for_backward(x)
         ctx.slope = slope.item()
         return F.leaky_relu(x, ctx.slope)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         (x,) = ctx.saved_tensors
         # By channel first: a sum of everything to one number is slow.
         of_slope = (gradient * x.clamp_max(0)).sum((0, 2, 3)).float().sum().view(1)

@@ -5,13 +5,14 @@ from math import ceil
 import torch
 from torch import Tensor, nn
 
+from srcluster.models.network import Network
 from srcluster.pixels.colour import rgb_to_ycbcr, ycbcr_to_rgb
 from srcluster.pixels.resize import resize
 
 __all__ = ["SRCNN"]
 
 
-class SRCNN(nn.Module):
+class SRCNN(Network):
     """Three convolutions over the luma of the bicubically enlarged picture; its chroma stays bicubic.
 
     While training, nothing is padded (section 3.3): what comes out is the central part of HR that no border reaches,
@@ -43,6 +44,7 @@ class SRCNN(nn.Module):
     @torch.no_grad()
     def _initialise(self, init: str) -> None:
         for conv in (self.conv1, self.conv2, self.conv3):
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
             if init == "paper":
                 nn.init.normal_(conv.weight, std=1e-3)

@@ -6,6 +6,7 @@ padding is where it was. What is left to differ is the order of sums in float32.
 side t costs ((t + 2 reach) / t)^2 of what it gives.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from math import isqrt
@@ -16,6 +17,8 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from srcluster.models.network import Network
+
 __all__ = ["SelfEnsemble", "bands", "memory_at_hand", "restore", "tile_side"]
 
 _SMALLEST, _ENOUGH, _LARGEST = 16, 256, 1024
@@ -24,26 +27,25 @@ where a network's reach is short: there is no overlap to save then, and in a sma
 or faster, on a tenth of the memory."""
 
 
-class SelfEnsemble(nn.Module):
+class SelfEnsemble(Network):
     """A network's mean over the eight symmetries of the square (Lim et al., EDSR, CVPR-W 2017, section 3.4)."""
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: Network):
         super().__init__()
         self.network, self.scale, self.reach = network, network.scale, network.reach
         self.multiple = getattr(network, "multiple", 1)
 
     def forward(self, lr: Tensor) -> Tensor:
-        total = None
-        for turns in range(4):
-            for mirrored in (False, True):
-                seen = torch.rot90(lr.flip(-1) if mirrored else lr, turns, (-2, -1))
-                made = torch.rot90(self.network(seen), -turns, (-2, -1))
-                made = made.flip(-1) if mirrored else made
-                total = made if total is None else total.add_(made)
-        return total / 8
+        made = (self._made(lr, turns, mirrored) for turns in range(4) for mirrored in (False, True))
+        return functools.reduce(Tensor.add_, made) / 8
+
+    def _made(self, lr: Tensor, turns: int, mirrored: bool) -> Tensor:
+        seen = torch.rot90(lr.flip(-1) if mirrored else lr, turns, (-2, -1))
+        made = torch.rot90(self.network(seen), -turns, (-2, -1))
+        return made.flip(-1) if mirrored else made
 
 
-def restore(network: nn.Module, lr: np.ndarray, memory_bytes: float | None = None) -> np.ndarray:
+def restore(network: Network, lr: np.ndarray, memory_bytes: float | None = None) -> np.ndarray:
     """One LR picture through a network.
 
     Args:
@@ -59,7 +61,7 @@ def restore(network: nn.Module, lr: np.ndarray, memory_bytes: float | None = Non
 
 @torch.inference_mode()
 def bands(
-    network: nn.Module, lr: np.ndarray, side: int, tell: Callable[[float], None] = lambda done: None
+    network: Network, lr: np.ndarray, side: int, tell: Callable[[float], None] = lambda done: None
 ) -> Iterator[np.ndarray]:
     """What `restore` gives, from top to bottom, a row of tiles at a time.
 
@@ -76,14 +78,16 @@ def bands(
         band = []
         for j, column in enumerate(columns):
             tile = _tile(network, lr[row.seen, column.seen], largest)
-            kept = (slice(s.skipped * network.scale, (s.skipped + s.length) * network.scale) for s in (row, column))
-            sr = tile[(..., *kept)].clamp(0, 1).mul(largest).add(0.5).floor()
+            down, right = (
+                slice(s.skipped * network.scale, (s.skipped + s.length) * network.scale) for s in (row, column)
+            )
+            sr = tile[..., down, right].clamp(0, 1).mul(largest).add(0.5).floor()
             band.append(sr[0].permute(1, 2, 0).cpu().numpy().astype(lr.dtype))
             tell((i + (j + 1) / len(columns)) / len(rows))
         yield np.concatenate(band, axis=1)
 
 
-def tile_side(network: nn.Module, channels: int = 3, memory_bytes: float | None = None) -> int:
+def tile_side(network: Network, channels: int = 3, memory_bytes: float | None = None) -> int:
     """The side of the tiles, in LR pixels without overlap, that a network has the memory and the use for; 16 at least.
 
     Args:
@@ -103,7 +107,7 @@ def memory_at_hand(device: torch.device) -> float:
     """Half of the bytes that are free: on a GPU, or in this process's machine or container."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2
-    free = psutil.virtual_memory().available
+    free: float = psutil.virtual_memory().available
     # A container may have less than its machine; its page cache counts as used there, and can be had again.
     limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
     if limit is not None and used is not None:
@@ -134,7 +138,7 @@ def _spans(total: int, side: int, network: nn.Module) -> list[_Span]:
     return [_Span(start, stop, reach, total) for start, stop in pairwise(edges)]
 
 
-def _tile(network: nn.Module, lr: np.ndarray, largest: int) -> Tensor:
+def _tile(network: Network, lr: np.ndarray, largest: int) -> Tensor:
     pixels = torch.from_numpy(lr.astype(np.float32)).to(_device(network))
     return network(pixels.permute(2, 0, 1)[None] / largest).float()
 
@@ -145,7 +149,7 @@ def _device(network: nn.Module) -> torch.device:
 
 
 @torch.inference_mode()
-def _bytes_per_pixel(network: nn.Module, channels: int) -> float:
+def _bytes_per_pixel(network: Network, channels: int) -> float:
     """What a network takes for an LR pixel at its widest place: a layer's input, and twice its output, for the copy in
     another order that is made of it; and what becomes of the result until it is 8 bits again.
 

@@ -47,6 +47,8 @@ class SubPixel(nn.Conv2d):
     where they belong in channels_last, the weights are put into the order of the pixels before the convolution.
     """
 
+    bias: Tensor
+
     def __init__(self, features: int, factor: int):
         super().__init__(features, features * factor**2, 3, padding=1)
         self.factor = factor

@@ -4,7 +4,7 @@ import difflib
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from yaml.constructor import ConstructorError
@@ -20,8 +20,6 @@ class _Loader(yaml.SafeLoader):
 
     What YAML 1.1 and 1.2 read differently, 010 and 1:30, is refused, as is a key that is given twice.
     """
-
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern]]]] = {}
 
     def mapping(self, node: MappingNode) -> dict[Any, Any]:
         keys: set[tuple[str, str]] = set()
@@ -46,6 +44,8 @@ def _refuse(node: Node, words: str) -> None:
     raise ConstructorError(problem=words, problem_mark=node.start_mark)
 
 
+# Else what is added below would be added to SafeLoader's.
+_Loader.yaml_implicit_resolvers = {}
 for _tag, _pattern, _first in (
     ("null", r"~|null|Null|NULL|", "~nN\0"),
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),

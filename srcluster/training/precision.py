@@ -26,7 +26,9 @@ class Precision:
         pass of a compiled channels_last network can be ten times slower than that of the default layout.
         """
         plain = self.dtype == torch.float32 or (compiled and self.device.type == "cpu")
-        return network.to(self.device, memory_format=torch.contiguous_format if plain else torch.channels_last)
+        layout = torch.contiguous_format if plain else torch.channels_last
+        # Torch's types leave the layout out.
+        return network.to(self.device, memory_format=layout)  # type: ignore[call-overload]
 
     def autocast(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, self.dtype, enabled=self.dtype != torch.float32)

@@ -8,13 +8,14 @@ from typing import cast
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from srcluster import storage
 from srcluster.data.listing import Photo
 from srcluster.data.pictures import read_picture
 from srcluster.data.png import write_png
 from srcluster.errors import UserError
+from srcluster.models.network import Network
 from srcluster.models.tiling import bands, memory_at_hand, tile_side
 from srcluster.pixels.colour import luma
 from srcluster.pixels.resize import resize
@@ -51,13 +52,13 @@ class Outcome:
     seconds: float = 0.0
 
 
-class AnyChannels(nn.Module):
+class AnyChannels(Network):
     """A network for RGB, for pictures that are grey or have alpha as well.
 
     Grey goes through as RGB, and its luma comes back. Alpha is enlarged bicubically; colours are not weighted by it.
     """
 
-    def __init__(self, network: nn.Module):
+    def __init__(self, network: Network):
         super().__init__()
         self.network = network
         self.scale, self.reach = cast(int, network.scale), max(cast(int, network.reach), 2)
@@ -74,7 +75,7 @@ class AnyChannels(nn.Module):
 
 
 def enlarge(
-    network: nn.Module,
+    network: Network,
     job: Job,
     memory_bytes: float | None,
     task: bool,
