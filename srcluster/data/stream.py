@@ -122,7 +122,8 @@ class _Samples:
         # Within the shard, so that the replacement is at hand, and the same wherever the stream began.
         for number in [*range(index, len(encoded)), *range(index)]:
             try:
-                return _decode(*encoded[number], self.manifest.shortest_side)
+                ending, content = encoded[number]
+                return _decode(ending, content, self.manifest.shortest_side)
             except _DAMAGES as error:
                 self._mark(shard, number, str(error))
         raise ShardError(f"no sample of {self._place(shard)} can be decoded: pack the shards again")

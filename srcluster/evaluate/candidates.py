@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import psutil
 import torch
-from torch import nn
 
 from srcluster.data import photos
 from srcluster.data.benchmarks import Benchmark, BenchmarkImage
 from srcluster.data.listing import Photo
 from srcluster.errors import UserError
 from srcluster.models.find import find_model, holds_model
+from srcluster.models.network import Network
 from srcluster.models.tiling import memory_at_hand, restore
 from srcluster.progress import progress
 from srcluster.training.evaluation import Score, compare
@@ -40,7 +40,7 @@ class Candidate:
     """
 
     label: str
-    network: nn.Module | None
+    network: Network | None
     pictures: dict[str, Photo]
 
 
@@ -146,9 +146,7 @@ class _Done:
     peak_bytes: int
 
 
-def _one(
-    network: nn.Module, measures: Functions, benchmark: str, image: BenchmarkImage, scale: int, task: bool
-) -> _Done:
+def _one(network: Network, measures: Functions, benchmark: str, image: BenchmarkImage, scale: int, task: bool) -> _Done:
     """One image; in a task it is one of several at a time on its node."""
     if task and torch.cuda.is_available():
         network = network.cuda()
@@ -156,7 +154,7 @@ def _one(
     return _Done(benchmark, compare(image, sr, scale, measures), seconds, peak_bytes)
 
 
-def _restored(network: nn.Module, image: BenchmarkImage, alone: bool) -> tuple[np.ndarray, float, int]:
+def _restored(network: Network, image: BenchmarkImage, alone: bool) -> tuple[np.ndarray, float, int]:
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     share = 1 if alone or device.type == "cuda" else psutil.cpu_count() or 1
     with _peak_bytes(device) as peak:

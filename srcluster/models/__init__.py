@@ -5,12 +5,11 @@ Each says as `scale` how many HR pixels an LR pixel becomes, and may say as `rea
 pixel is made from: an upper bound, by the radii of its kernels. Where it does not, `models.reach` measures it.
 """
 
-from torch import nn
-
 from srcluster.models.compact import Compact
 from srcluster.models.imported import imported
 from srcluster.models.interpolation import Interpolator
 from srcluster.models.msrresnet import MSRResNet
+from srcluster.models.network import Network
 from srcluster.models.residual import ResidualNetwork
 from srcluster.models.rrdb import RRDBNet
 from srcluster.models.span import SPAN
@@ -20,7 +19,7 @@ from srcluster.recipe import Interpolation, Model
 __all__ = ["build"]
 
 
-def build(spec: Model | Interpolation, scale: int) -> nn.Module:
+def build(spec: Model | Interpolation, scale: int) -> Network:
     """The network that the recipe describes, freshly initialised from torch's random state."""
     match spec.kind:
         case "interpolation":

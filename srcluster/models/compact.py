@@ -4,9 +4,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srcluster import recipe
+from srcluster.models.network import Network
 
 
-class Compact(nn.Module):
+class Compact(Network):
     """Convolutions and PReLUs on the LR grid, one sub-pixel convolution, and LR enlarged by its nearest neighbours."""
 
     def __init__(self, scale: int, spec: recipe.Compact):

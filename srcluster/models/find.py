@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple, get_args
 
 import torch
-from torch import nn
 
 from srcluster import models, storage
 from srcluster.data.download import download
 from srcluster.errors import UserError
+from srcluster.models.network import Network
 from srcluster.models.reach import measure_reach
 from srcluster.models.saved import SUFFIXES, load_model
 from srcluster.pixels.resize import Kernel
@@ -35,7 +35,7 @@ class FoundModel(NamedTuple):
     """A network to evaluate with, what to call it, and its recipe, where one makes it."""
 
     name: str
-    network: nn.Module
+    network: Network
     recipe: Recipe | None = None
 
 

@@ -1,17 +1,22 @@
 """A network of a person's own package."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
 from srcluster import recipe
 from srcluster.errors import UserError
+from srcluster.models.network import Network
 
 
-def imported(scale: int, spec: recipe.ImportedModel) -> nn.Module:
+def imported(scale: int, spec: recipe.ImportedModel) -> Network:
     """The network that `target(scale=scale, **args)` makes, which is held to give what every network here gives."""
-    network = spec.call(scale=scale)
-    if not isinstance(network, nn.Module):
-        raise UserError(f"{spec.target} gives {type(network).__name__}, and a network is a torch.nn.Module")
+    made = spec.call(scale=scale)
+    if not isinstance(made, nn.Module):
+        raise UserError(f"{spec.target} gives {type(made).__name__}, and a network is a torch.nn.Module")
+    # It is given what makes it one.
+    network = cast(Network, made)
     try:
         network.scale = scale
         if spec.reach is not None:
@@ -22,7 +27,7 @@ def imported(scale: int, spec: recipe.ImportedModel) -> nn.Module:
     return network
 
 
-def _check_size(network: nn.Module, inputs: tuple[Tensor], sr: Tensor) -> None:
+def _check_size(network: Network, inputs: tuple[Tensor], sr: Tensor) -> None:
     if torch.compiler.is_compiling():
         return
     height, width = (side * network.scale for side in inputs[0].shape[-2:])

@@ -7,9 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srcluster import recipe
+from srcluster.models.network import Network
 
 
-class MSRResNet(nn.Module):
+class MSRResNet(Network):
     """Residual blocks, sub-pixel convolutions, two more convolutions, and LR enlarged bilinearly."""
 
     def __init__(self, scale: int, spec: recipe.MSRResNet):
@@ -27,6 +28,7 @@ class MSRResNet(nn.Module):
             for layer in self.modules():
                 if isinstance(layer, nn.Conv2d):
                     nn.init.kaiming_normal_(layer.weight).mul_(0.1)
+                    assert layer.bias is not None
                     nn.init.zeros_(layer.bias)
 
     def forward(self, lr: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 import logging
 
 import torch
-from torch import nn
+
+from srcluster.models.network import Network
 
 _FARTHEST = 64
 _TOLERANCE = 0.5 / 255
@@ -11,7 +12,7 @@ _TOLERANCE = 0.5 / 255
 _log = logging.getLogger(__name__)
 
 
-def measure_reach(network: nn.Module) -> int:
+def measure_reach(network: Network) -> int:
     """LR pixels beyond which an HR pixel depends on LR by less than half a step of 8 bits, on noise.
 
     Args:

@@ -7,12 +7,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srcluster import recipe
+from srcluster.models.network import Network
 
 _GROWTH = 32
 """Channels that each convolution of a dense block adds; other programs know no other number."""
 
 
-class RRDBNet(nn.Module):
+class RRDBNet(Network):
     """Residual in residual dense blocks, then a nearest neighbour and a convolution for each factor of 2."""
 
     def __init__(self, scale: int, spec: recipe.RRDB):
@@ -56,6 +57,7 @@ class _DenseBlock(nn.Module):
             nn.init.kaiming_normal_(conv.weight)
             with torch.no_grad():
                 conv.weight.mul_(0.1)
+            assert conv.bias is not None
             nn.init.zeros_(conv.bias)
             self.add_module(f"conv{number + 1}", conv)
 

@@ -13,10 +13,11 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
-from torch import Tensor, nn
+from torch import Tensor
 
 from srcluster.errors import UserError
 from srcluster.models import build, foreign, zoo
+from srcluster.models.network import Network
 from srcluster.recipe import Recipe, recipe_from
 
 SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt")
@@ -70,7 +71,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return {name.removeprefix("module.") if shared else name: tensor for name, tensor in content.items()}
 
 
-def load_model(path: Path, allow_import: Collection[str] = ()) -> tuple[Recipe | None, nn.Module]:
+def load_model(path: Path, allow_import: Collection[str] = ()) -> tuple[Recipe | None, Network]:
     """The network of a file of any of SUFFIXES, or of a checkpoint's folder, to evaluate with.
 
     Args:
@@ -115,7 +116,7 @@ def _recipe_of(path: Path) -> Recipe | None:
         raise UserError(f"{path} is of another version of srcluster ({error.errors()[0]['msg']})") from error
 
 
-def _filled(recipe: Recipe, weights: Mapping[str, Tensor], path: Path) -> nn.Module:
+def _filled(recipe: Recipe, weights: Mapping[str, Tensor], path: Path) -> Network:
     network = build(recipe.model, recipe.scale)
     try:
         network.load_state_dict(weights)
@@ -123,10 +124,11 @@ def _filled(recipe: Recipe, weights: Mapping[str, Tensor], path: Path) -> nn.Mod
         raise UserError(
             f"{path} is of another version of this network ({' '.join(str(error).split())[:200]})"
         ) from error
-    return network.to(memory_format=torch.channels_last).eval()
+    # Torch's types leave the layout out.
+    return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
 
 
-def _foreign(path: Path, weights: dict[str, Tensor]) -> tuple[Recipe | None, nn.Module]:
+def _foreign(path: Path, weights: dict[str, Tensor]) -> tuple[Recipe | None, Network]:
     found = foreign.recognise(weights)
     if found is None:
         return None, zoo.load(weights, str(path))

@@ -5,11 +5,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srcluster import recipe
+from srcluster.models.network import Network
 from srcluster.models.residual import DIV2K_MEAN
 
 
-class SPAN(nn.Module):
+class SPAN(Network):
     """Six blocks on the LR grid, four of whose features are joined, and one sub-pixel convolution."""
+
+    mean: Tensor
+    block_1: nn.Module
 
     def __init__(self, scale: int, spec: recipe.SPAN):
         super().__init__()
@@ -69,14 +73,13 @@ class _Conv3XC(nn.Module):
         return F.conv2d(x, *self.fused(), padding=1)
 
     def fused(self) -> tuple[Tensor, Tensor]:
-        first, middle, last = self.conv
-        w1, w2, w3 = first.weight[..., 0, 0], middle.weight, last.weight[..., 0, 0]
-        weight = torch.einsum("om,mkyx,ki->oiyx", w3, w2, w1) + F.pad(self.sk.weight, (1, 1, 1, 1))
-        return weight, w3 @ (w2.sum((2, 3)) @ first.bias + middle.bias) + last.bias + self.sk.bias
+        (w1, b1), (w2, b2), (w3, b3), (w4, b4) = (layer.parameters() for layer in (*self.conv, self.sk))
+        w1, w3 = w1[..., 0, 0], w3[..., 0, 0]
+        weight = torch.einsum("om,mkyx,ki->oiyx", w3, w2, w1) + F.pad(w4, (1, 1, 1, 1))
+        return weight, w3 @ (w2.sum((2, 3)) @ b1 + b2) + b3 + b4
 
 
 @torch.no_grad()
 def _fuse(layer: _Conv3XC, prefix: str, keep_vars: bool) -> None:
-    weight, bias = layer.fused()
-    layer.eval_conv.weight.copy_(weight)
-    layer.eval_conv.bias.copy_(bias)
+    for parameter, fused in zip(layer.eval_conv.parameters(), layer.fused(), strict=True):
+        parameter.copy_(fused)

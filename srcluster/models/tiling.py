@@ -129,7 +129,7 @@ class _Span:
         self.skipped, self.length = start - self.seen.start, stop - start
 
 
-def _spans(total: int, side: int, network: nn.Module) -> list[_Span]:
+def _spans(total: int, side: int, network: Network) -> list[_Span]:
     """Tiles of about equal lengths; a single one where all of it fits in with the overlap."""
     multiple = getattr(network, "multiple", 1)
     reach = -(-network.reach // multiple) * multiple

@@ -1,13 +1,14 @@
 """Networks that are not here but that the library spandrel knows, to evaluate with."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from srcluster.errors import UserError
+from srcluster.models.network import Network
 
 
-class ZooNetwork(nn.Module):
+class ZooNetwork(Network):
     """A network of spandrel's; what it can't take the size of is padded, as spandrel does.
 
     Args:
@@ -28,7 +29,7 @@ class ZooNetwork(nn.Module):
         return self.call(self.network, padded)[..., : height * self.scale, : width * self.scale]
 
 
-def load(weights: dict[str, Tensor], origin: str) -> nn.Module:
+def load(weights: dict[str, Tensor], origin: str) -> Network:
     """The network that weights are of, in eval mode; `origin` names their file in an error.
 
     Raises:
@@ -47,4 +48,5 @@ def load(weights: dict[str, Tensor], origin: str) -> nn.Module:
         raise UserError(f"{origin} is of a network that neither srcluster nor spandrel knows") from error
     if not isinstance(found, spandrel.ImageModelDescriptor) or (found.input_channels, found.output_channels) != (3, 3):
         raise UserError(f"{origin} is of {found.architecture.name}, which does not make RGB of RGB")
-    return ZooNetwork(found).to(memory_format=torch.contiguous_format).eval()
+    # Torch's types leave the layout out.
+    return ZooNetwork(found).to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]

@@ -35,6 +35,11 @@ class SyncBatchNorm(nn.BatchNorm2d):
         ranks: Who trains together.
     """
 
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
     def __init__(self, alone: nn.BatchNorm2d, ranks: "Ranks"):
         super().__init__(alone.num_features, alone.eps, alone.momentum, device="meta")
         self._parameters, self._buffers, self.ranks = alone._parameters, alone._buffers, ranks

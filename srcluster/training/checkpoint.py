@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load
-from torch import Tensor, nn
+from torch import Tensor
 
 from srcluster.errors import UserError
+from srcluster.models.network import Network
 from srcluster.models.saved import weights_bytes
 from srcluster.recipe import Recipe
 
@@ -28,7 +29,7 @@ class CheckpointError(UserError):
 class State:
     """All that changes while training."""
 
-    network: nn.Module
+    network: Network
     optimizer: torch.optim.Optimizer
     average: dict[str, Tensor]
     """Moving average of the weights; empty where the recipe keeps none."""

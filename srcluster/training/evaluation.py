@@ -6,9 +6,9 @@ from statistics import fmean
 
 import numpy as np
 import torch
-from torch import nn
 
 from srcluster.data.benchmarks import Benchmark, BenchmarkImage
+from srcluster.models.network import Network
 from srcluster.models.tiling import restore
 from srcluster.pixels.metrics import Pair
 from srcluster.training.measures import STANDARD, Functions
@@ -43,7 +43,7 @@ def means(benchmark: str, scores: Iterable[Score]) -> dict[str, float]:
 
 
 def evaluate(
-    network: nn.Module,
+    network: Network,
     benchmark: Benchmark,
     scale: int,
     measures: Functions = STANDARD,

@@ -16,6 +16,7 @@ from srcluster.data.benchmarks import Benchmark
 from srcluster.data.degradation import augment, degrade
 from srcluster.data.order import part
 from srcluster.errors import UserError
+from srcluster.models.network import Network
 from srcluster.models.start import begin_with
 from srcluster.recipe import Optimizer, Recipe, RecipeError, Schedule
 from srcluster.training.checkpoint import State
@@ -49,7 +50,7 @@ class Reporter(Protocol):
 class Fit:
     """What a training leaves: the best network and its metrics, `best/psnr_y/Set5` and so on."""
 
-    network: nn.Module
+    network: Network
     metrics: dict[str, float]
 
 
@@ -159,11 +160,13 @@ def _finish(recipe: Recipe, state: State, benchmarks: Sequence[Benchmark], measu
     return Fit(network, metrics)
 
 
-def _with_weights(recipe: Recipe, weights: dict[str, Tensor]) -> nn.Module:
+def _with_weights(recipe: Recipe, weights: dict[str, Tensor]) -> Network:
     """A network to evaluate, beside the one in training."""
     network = models.build(recipe.model, recipe.scale)
     network.load_state_dict(weights)
-    return network.to(next(iter(weights.values())).device, memory_format=torch.channels_last).eval()
+    # Torch's types leave the layout out.
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(next(iter(weights.values())).device).eval()
 
 
 def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
@@ -218,7 +221,7 @@ class Step:
         self.objective = objectives.build(recipe.objective, precision.device, precision.dtype)
         self.parallel = ranks.wrap(state.network)
         self.network = torch.compile(self.parallel) if recipe.compile else self.parallel
-        self.weights = list(state.network.parameters())
+        self.weights: list[Tensor] = list(state.network.parameters())
         self.averages = [state.average[name] for name, _ in state.network.named_parameters() if state.average]
         self.peak_lr = [group["lr"] for group in make_optimizer(state.network, recipe.optimizer).param_groups]
         self.factor = self.loss = 0.0

@@ -3,6 +3,7 @@
 import logging
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -10,6 +11,8 @@ from torch import nn
 from srcluster.training.ranks import Ranks
 
 _log = logging.getLogger(__name__)
+
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Precision:
     device: torch.device
     dtype: torch.dtype
 
-    def prepare(self, network: nn.Module, compiled: bool) -> nn.Module:
+    def prepare(self, network: N, compiled: bool) -> N:
         """Move a network to the device, in the layout that its convolutions are fastest in.
 
         That is channels_last for bf16, but on a CPU only as long as the network is not compiled: there the backward

@@ -7,7 +7,6 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated
 
 import typer
-from torch import nn
 
 from srcluster import cli, storage
 from srcluster.cluster.choose import choose_cluster
@@ -17,6 +16,7 @@ from srcluster.errors import UserError
 from srcluster.models.export import EXPORT_HELP
 from srcluster.models.export import export as write_export
 from srcluster.models.find import ALLOW_IMPORT_HELP, MODEL_HELP, find_model
+from srcluster.models.network import Network
 from srcluster.models.tiling import SelfEnsemble
 from srcluster.progress import progress
 from srcluster.upscale.enlarge import Job, Outcome, enlarge
@@ -136,7 +136,7 @@ def _absolute(url: str) -> str:
     return url.rstrip("/") if storage.is_s3(url) else Path(url).expanduser().resolve().as_posix()
 
 
-def _run(network: nn.Module, jobs: list[Job], memory_bytes: float | None, address: str, gpus: float) -> list[Outcome]:
+def _run(network: Network, jobs: list[Job], memory_bytes: float | None, address: str, gpus: float) -> list[Outcome]:
     outcomes: list[Outcome] = []
     with progress("enlarging", len(jobs), "pictures") as on_report:
 

@@ -4,7 +4,6 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 import psutil
 import torch
@@ -61,7 +60,7 @@ class AnyChannels(Network):
     def __init__(self, network: Network):
         super().__init__()
         self.network = network
-        self.scale, self.reach = cast(int, network.scale), max(cast(int, network.reach), 2)
+        self.scale, self.reach = network.scale, max(network.reach, 2)
         self.multiple = getattr(network, "multiple", 1)
 
     def forward(self, lr: Tensor) -> Tensor:
