@@ -118,6 +118,6 @@ def enlarge(
         return Outcome(job, error=str(error))
 
 
-def _memory_bytes(network: nn.Module, task: bool) -> float:
+def _memory_bytes(network: Network, task: bool) -> float:
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     return memory_at_hand(device) / (psutil.cpu_count() or 1 if task and device.type == "cpu" else 1)
