@@ -32,6 +32,15 @@ _FORMATS = ("AVIF", "BMP", "DIB", "GIF", "HEIF", "JPEG", "JPEG2000", "MPO", "PNG
 _DEEP_PPM = re.compile(rb"P([2356])" + 2 * _NUMBER + _SPACE + rb"(25[6-9]|2[6-9]\d|[3-9]\d\d|\d{4,5})\s")
 """Magic, width, height, and a maximum of 256 or more."""
 
+_NOT_READ = (
+    (rb".{4}ftyp(hei|hev|mif1|msf1)", "a HEIC file, which pillow-heif reads (pip install 'srcluster[heic]')"),
+    (rb"\xff\xd8.{0,65536}?\xff[\xc0-\xc2]..\x0c", "a JPEG of 12 bits a channel"),
+    (rb"\xff\x0a|.{4}JXL ", "a JPEG XL file"),
+    (rb"8BPS|P7\n|\x00\x00\x01\x00|v/1\x01", "a Photoshop, PAM, icon or OpenEXR file"),
+    (rb"\s*<", "a web page or other text"),
+)
+"""How some files begin that are not read, and what they are."""
+
 _COLOUR_CHUNKS = {b"cHRM": 32, b"gAMA": 4, b"sRGB": 1, b"cICP": 4, b"mDCV": 24, b"cLLI": 8}
 """Chunks of a PNG that are kept, and their lengths."""
 
@@ -103,7 +112,7 @@ def read_picture(encoded: bytes, name: str) -> Picture:
     Raises:
         PhotoError: It is no picture, is damaged, too large, or can't be kept as it is.
     """
-    with _explaining(name):
+    with _explaining(encoded, name):
         raster, tags = _read(encoded, name)
         exif = _exif(tags, raster.notes)
         if _is_cmyk(raster):
@@ -127,7 +136,7 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
     Raises:
         PhotoError: It is no picture, is truncated, or its conversion to 8-bit RGB would have to guess.
     """
-    with _explaining(name):
+    with _explaining(encoded, name):
         raster, _ = _read(encoded, name)
     pixels = raster.pixels
     if pixels.dtype != np.uint8:
@@ -230,7 +239,8 @@ def _read_ppm(encoded: bytes, header: re.Match[bytes], name: str) -> Raster:
     if header[1] in b"56":
         values = np.frombuffer(encoded, ">u2", width * height * channels, header.end())
     else:
-        values = np.array(encoded[header.end() :].split()[: width * height * channels], int)
+        words = re.sub(rb"#[^\r\n]*", b"", encoded[header.end() :]).split()
+        values = np.array(words[: width * height * channels], int)
     return Raster(scaled(values, largest).reshape(height, width, channels))
 
 
@@ -311,7 +321,7 @@ def _noting(notes: list[str], what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _explaining(name: str) -> Iterator[None]:
+def _explaining(encoded: bytes, name: str) -> Iterator[None]:
     """Whatever decoders raise of a file, as a PhotoError."""
     try:
         with warnings.catch_warnings():
@@ -320,7 +330,9 @@ def _explaining(name: str) -> Iterator[None]:
     except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise PhotoError(f"{name} is not a picture of a kind that is read, or its header is damaged") from error
+        kinds = (kind for magic, kind in _NOT_READ if re.match(magic, encoded, re.DOTALL))
+        what = next(kinds, "not a picture of a kind that is read, or its header is damaged")
+        raise PhotoError(f"{name} is {what}; {_SAVE}") from error
     except MemoryError as error:
         raise PhotoError(f"{name} needs more memory than there is") from error
     # There is no end to what comes of damaged files.

@@ -4,9 +4,11 @@ import io
 import random
 import runpy
 import struct
+import zlib
 from collections import Counter
 from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
@@ -61,14 +63,6 @@ def test_16_bits_stay_16(channels):
         assert (seen == (pixels if channels == 1 else pixels >> 8)).all()
 
 
-@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"byteorder": ">"}])
-def test_16_bits_of_a_tiff(options):
-    tifffile = pytest.importorskip("tifffile")
-    pixels, buffer = noise(20, 30, 3, dtype=np.uint16), io.BytesIO()
-    tifffile.imwrite(buffer, pixels, photometric="rgb", **options)
-    assert (read_picture(buffer.getvalue(), "a").pixels == pixels).all()
-
-
 @pytest.mark.parametrize(
     ("mode", "kept"), [("1", "L"), ("L", "L"), ("LA", "LA"), ("RGB", "RGB"), ("RGBA", "RGBA"), ("P", "RGB")]
 )
@@ -106,6 +100,30 @@ def test_an_exif_rotation_is_applied_once(kind):
         assert again.getexif()[0x010F] == "a camera"
         # Pillow writes no such part into a TIFF.
         assert kind == "TIFF" or again.getexif().get_ifd(0x8769) == {0x9003: "2026:01:02 03:04:05"}
+
+
+def test_deep_pictures_of_other_formats():
+    deep = noise(20, 30, 3, dtype=np.uint16)
+    for bits in (12, 16):
+        values = deep >> (16 - bits)
+        made = read_picture(imagecodecs.jpeg2k_encode(values, codecformat="jp2", bitspersample=bits), "a").pixels
+        assert np.abs(made - values / ((1 << bits) - 1) * 65535).max() <= 0.5
+    ppm = b"P6\n# a comment\n30 20\n65535\n" + deep.astype(">u2").tobytes()
+    assert (read_picture(ppm, "a").pixels == deep).all()
+    words = " ".join(map(str, (deep[..., 0] // 66).ravel())).encode()
+    made = read_picture(b"P2 30 20 1000\n# also here\n" + words, "a").pixels[..., 0]
+    assert np.abs(made - deep[..., 0] // 66 * 65.535).max() <= 0.5
+
+
+def test_a_transparent_colour_of_16_bits():
+    pixels = noise(20, 30, 3, dtype=np.uint16)
+    encoded = imagecodecs.png_encode(pixels)
+    at = encoded.index(b"IDAT") - 4
+    data = b"tRNS" + pixels[0, 0].astype(">u2").tobytes()
+    chunk = struct.pack(">I", 6) + data + struct.pack(">I", zlib.crc32(data))
+    made = read_picture(encoded[:at] + chunk + encoded[at:], "a").pixels
+    assert made.shape == (20, 30, 4)
+    assert (made[..., 3] == np.where((pixels == pixels[0, 0]).all(-1), 0, 65535)).all()
 
 
 def test_16_bits_and_a_rotation():
@@ -159,8 +177,20 @@ def test_what_would_lose_something_is_refused():
         read_picture(file_of(two[0].convert("F"), "TIFF"), "a")
     with pytest.raises(PhotoError, match="damaged"):
         read_picture(file_of(Image.fromarray(noise(99, 99, 3)))[:-2000], "a")
-    with pytest.raises(PhotoError, match="not a picture"):
-        read_picture(b"no picture", "a")
+    for data, words in (
+        (b"no picture", "not a picture of a kind that is read"),
+        (b"<html>", "a web page or other text"),
+        (b"\0\0\0\x18ftypheic" + bytes(50), r"HEIC file, which pillow-heif reads \(pip install 'srcluster\[heic\]'\)"),
+        (imagecodecs.jpeg_encode(noise(16, 16, 3, dtype=np.uint16) >> 4, bitspersample=12), "a JPEG of 12 bits"),
+        (
+            imagecodecs.avif_encode(noise(16, 16, 3, dtype=np.uint16) >> 6, bitspersample=10),
+            "an AVIF of more than 8 bits",
+        ),
+        (b"Pf\n2 2\n-1.0\n" + bytes(16), "pixels of kind F"),
+        (b"P5 2 1 300 \1\0\2\0", "damaged or truncated .a value of 512, where 300 is the most"),
+    ):
+        with pytest.raises(PhotoError, match=words):
+            read_picture(data, "a")
 
 
 def test_damaged_pictures_are_refused_or_alike_for_a_second_decoder(tmp_path):
