@@ -16,6 +16,7 @@ from rich.table import Table
 from srcluster import storage, tracking
 from srcluster.data import benchmarks
 from srcluster.data.figures import comparison_of
+from srcluster.errors import UserError
 from srcluster.models.saved import load_model
 from srcluster.models.tiling import restore
 from srcluster.pixels.figures import grid
@@ -146,12 +147,19 @@ def conclude(
         parent.tag(best=best.trial.label)
         values = {f"best/{key}": best.metrics[f"best/{key}"] for key in scores}
         parent.log(values, step=best.trial.recipe.steps, replace=True)
-        _keep(_comparison(best.trial, url), parent, folder / "comparison.png")
+        try:
+            _keep(_comparison(best.trial, url), parent, folder / "comparison.png")
+        except UserError as error:
+            print(f"no comparison is drawn: {error}")
         if not interrupted:
             _plot(results, children, bicubic, criterion, parent, folder)
             store = RunStore(storage.join(url, best.trial.folder))
             metrics = {key: value for key, value in best.metrics.items() if key.startswith("best/")}
-            model = publish(best.trial.recipe, children[str(best.trial.index)].id, store, metrics)
+            try:
+                model = publish(best.trial.recipe, children[str(best.trial.index)].id, store, metrics)
+            except UserError as error:
+                parent.end()
+                raise UserError(f"the sweep is finished, and --resume publishes its best network: {error}") from error
             parent.tag(model=model)
             print(f"the best: {model} in MLflow, {storage.join(store.url, 'model.safetensors')}")
         print(f"pictures: {folder} where this runs, and the artifacts of {folder.name} in MLflow")

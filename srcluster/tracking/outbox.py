@@ -125,7 +125,7 @@ class Outbox:
                 _log.warning(
                     "MLflow did not answer in time; what run %s logged is kept in %s: the next driver of this run "
                     "sends it, or `python -m srcluster.tracking %s`",
-                    *(self._name, self._url, self._url),
+                    *(self._name, self._url, self._url.removesuffix("/unsent")),
                 )
         return not self._stored
 

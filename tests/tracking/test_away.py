@@ -142,7 +142,7 @@ class TestServerThatIsKilled:
 
     def test_what_was_left_in_storage_is_sent_by_hand_once(self, outage, client, capsys):
         """The ended run has not gone on, and so its End counts; the killed one was never begun."""
-        assert any(f"python -m srcluster.tracking {outage.folder}/ended/unsent" in line for line in outage.said)
+        assert any(f"python -m srcluster.tracking {outage.folder}/ended`" in line for line in outage.said)
         assert client.get_run(outage.ended.id).info.status == "RUNNING"
         assert not runs_of(client, "outage", "killed")
 

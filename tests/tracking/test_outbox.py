@@ -105,7 +105,7 @@ def test_what_is_left_is_sent_by_the_next_process_before_its_own(box, server, tm
     first = box()
     first.put(*points(range(3)))
     assert not first.close(timeout_s=0.1)
-    assert f"the next driver of this run sends it, or `python -m srcluster.tracking {tmp_path}/unsent`" in caplog.text
+    assert f"the next driver of this run sends it, or `python -m srcluster.tracking {tmp_path}`" in caplog.text
     second = box()
     second.put(*points(range(3, 5)))
     second.save()
