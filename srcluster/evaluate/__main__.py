@@ -28,9 +28,14 @@ def evaluate(
     on: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="SET...", help="Set5, Set14, BSD100, Wheel3, a folder or s3:// URL; default: all at hand."
+            metavar="SET...",
+            help=f"{', '.join(benchmarks.NAMED)}, Wheel3, a folder or s3:// URL; default: all at hand.",
         ),
     ] = None,
+    lr: Annotated[
+        Literal["computed", "given"],
+        typer.Option(help="LR that is made of the originals as MATLAB makes it, or the LR that the folders bring."),
+    ] = "computed",
     scale: Annotated[int, typer.Option(help="Of interpolations and pictures, where no network says it.")] = 4,
     metrics: Annotated[
         list[str] | None,
@@ -77,7 +82,10 @@ def evaluate(
     scale = _scale(entries, scale)
     if doubled := [label for label, count in Counter(entry.label for entry in entries).items() if count > 1]:
         raise EvaluateError(f"{doubled[0]} is what several models are called: name them, LABEL=MODEL")
-    sets = benchmarks.load_all(on or benchmarks.at_hand(), scale)
+    sets = benchmarks.load_all(on or benchmarks.at_hand(), scale, lr)
+    for one in sets:
+        for note in one.notes:
+            print(f"{one.name}: {note}")
     by_name = dict(zip(functions, wanted, strict=True))
     criterion = _criterion(sort, by_name, [one.name for one in sets]) if sort else None
     results = [run(entry, sets, scale, address, gpus, functions) for entry in entries]

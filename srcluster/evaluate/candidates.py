@@ -195,16 +195,19 @@ def _pictures(entry: Candidate, benchmark: Benchmark, scale: int) -> Iterator[tu
     """Each image and its picture, by its name: baby.png, baby_x4.png, babyx4_SR.png; in a folder Set5, or in none."""
     found = [(Path(name), photo) for name, photo in entry.pictures.items()]
     inside = [one for one in found if benchmark.name.lower() in (part.lower() for part in one[0].parts[:-1])]
-    chosen = inside or [one for one in found if len(one[0].parts) == 1]
+    folders = any("/" in image.name for image in benchmark.images)
+    chosen = inside or [one for one in found if folders or len(one[0].parts) == 1]
     names = sorted((image.name for image in benchmark.images), key=len, reverse=True)
     by_image: dict[str, list[Photo]] = {name: [] for name in names}
     for path, photo in chosen:
         # The longest: bird_nest_x4.png is no bird.
-        if owner := next((name for name in names if _is_version(path.stem, name, scale)), None):
+        if owner := next((name for name in names if _is_version(path, name, scale)), None):
             by_image[owner].append(photo)
     for image in benchmark.images:
         matches = by_image[image.name]
-        matches = [photo for photo in matches if Path(photo.name).stem.lower() == image.name.lower()] or matches
+        matches = [
+            photo for photo in matches if Path(photo.name).stem.lower() == Path(image.name).name.lower()
+        ] or matches
         if len(matches) != 1:
             there = " and ".join(photo.name for photo in matches) or "none"
             raise EvaluateError(
@@ -221,6 +224,9 @@ def _pictures(entry: Candidate, benchmark: Benchmark, scale: int) -> Iterator[tu
         yield image, sr
 
 
-def _is_version(stem: str, name: str, scale: int) -> bool:
+def _is_version(path: Path, name: str, scale: int) -> bool:
     """Whether a file's name is an image's, or goes on with the scale, or with neither a letter nor a digit."""
-    return re.fullmatch(rf"{re.escape(name)}(x{scale})?(?![^\W_]).*", stem, re.IGNORECASE) is not None
+    *folders, last = name.lower().split("/")
+    if [part.lower() for part in path.parts[:-1]][-len(folders) or len(path.parts) :] != folders:
+        return False
+    return re.fullmatch(rf"{re.escape(last)}(x{scale})?(?![^\W_]).*", path.stem, re.IGNORECASE) is not None

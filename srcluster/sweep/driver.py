@@ -56,7 +56,7 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
     sweeps_url = results_url("sweeps")
     trials = [replace(trial, recipe=resolve_recipe(trial.recipe)) for trial in trials]
     recipe = trials[0].recipe
-    measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
+    measured = benchmarks.load_for(recipe)
     url = storage.join(sweeps_url, _name(sweeps_url, plan, trials, resume, once))
     end_as_ctrl_c()
     with Lease(url, functools.partial(print, flush=True)) as lease:

@@ -212,7 +212,7 @@ def _keep(picture: Image.Image, parent: tracking.Run, path: Path) -> None:
 def _comparison(trial: Trial, url: str) -> Image.Image:
     """The first benchmark's images by a trial's network."""
     recipe = trial.recipe
-    benchmark = benchmarks.load(recipe.evaluation.benchmarks[0], recipe.scale)
+    benchmark = benchmarks.load_for(recipe)[0]
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
         storage.download(storage.join(url, trial.folder, file.name), file)

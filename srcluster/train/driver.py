@@ -98,7 +98,7 @@ def run(recipe: Recipe, name: str, workers: Workers, address: str) -> bool:
             print(f"{name} is finished; to train it again, give it another --name or seed")
             bicubic = {}
             try:
-                measured = benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
+                measured = benchmarks.load_for(recipe)
                 bicubic = log_baseline(EXPERIMENT, measured, recipe)
             except UserError as error:
                 print(f"bicubic is not measured again: {error}")
@@ -185,7 +185,7 @@ def _check(recipe: Recipe, workers: Workers) -> list[Benchmark]:
     """Validate the shards for both worker counts, and load the benchmarks."""
     for world in {workers.least, workers.most}:
         open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, world=world)
-    return benchmarks.load_all(recipe.evaluation.benchmarks, recipe.scale)
+    return benchmarks.load_for(recipe)
 
 
 def fit(

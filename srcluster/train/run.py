@@ -1,6 +1,5 @@
 """One run from its recipe to its result, whoever started it: data, training, storage and MLflow brought together."""
 
-import functools
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -26,9 +25,6 @@ from srcluster.training.loop import Fit, fit
 from srcluster.training.measures import load_measures
 from srcluster.training.ranks import Ranks
 from srcluster.training.store import RunStore
-
-# A sweep's trials follow each other in one process, and BSD100 takes seconds.
-_benchmarks = functools.lru_cache(1)(benchmarks.load_all)
 
 
 @dataclass(frozen=True)
@@ -78,7 +74,7 @@ def train_run(
     """
     ranks = Ranks.present()
     stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, rank=ranks.rank, world=ranks.world)
-    measured = _benchmarks(recipe.evaluation.benchmarks, recipe.scale)
+    measured = benchmarks.load_for(recipe)
     if run:
         _describe(run, recipe, stream, measured)
         # What was logged before a checkpoint is not logged again by who continues from it.

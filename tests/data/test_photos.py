@@ -148,5 +148,5 @@ def test_wheel3_needs_no_data_sets(monkeypatch):
 
 def test_a_picture_too_small_to_measure(tmp_path):
     Image.fromarray(RGB[:16]).save(tmp_path / "tiny.png")
-    with pytest.raises(PhotoError, match=r"tiny.png of 28 x 16 pixels is too small to measure at x4"):
+    with pytest.raises(PhotoError, match=r"tiny of 28 x 16 pixels is too small to measure at x4"):
         benchmarks.load(str(tmp_path), 4)
