@@ -37,8 +37,15 @@ TINY_SWEEP = {
     "parameters": {"optimizer": {"grid": [{"kind": "adam", "lr": 1e-3}, {"kind": "sgd", "lr": 1e30}]}},
 }
 
+IMPATIENT = {"SRCLUSTER_LEASE_BEAT_S": "1", "SRCLUSTER_RESIZE_S": "5"}
+"""So that a test need not wait as long as is wise elsewhere: for a driver that died, and for a worker that may join."""
+
 # Where the tests run in a shell's background it is ignored, and so it would be by what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="Run the tests that are marked slow as well.")
 
 
 _RUN = "SUITE_RUN"
@@ -60,8 +67,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
                 process.kill()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """What takes minutes comes first, so that of several processes none is left alone with it at the end."""
+    if not config.getoption("--slow"):
+        for item in items:
+            if item.get_closest_marker("slow"):
+                item.add_marker(pytest.mark.skip(reason="slow: tools/test --slow"))
     items.sort(key=lambda item: not any(map(item.get_closest_marker, ("hosts", "cluster"))))
 
 
@@ -213,8 +224,7 @@ class Shell:
         return self._run(os.environ | self.cluster.environment() | own, verb, *arguments)
 
     def _run(self, environment: dict[str, str], verb: str, *arguments: str) -> subprocess.Popen:
-        # Of a driver that is killed, the next one knows sooner.
-        environment = environment | {"SRCLUSTER_LEASE_BEAT_S": "1"}
+        environment = environment | IMPATIENT
         command = [sys.executable, "-m", verb, *arguments]
         return subprocess.Popen(
             command, cwd=self.home, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -35,7 +35,7 @@ from srcluster.training.store import RunStore
 EXPERIMENT = "train"
 """Of all trainings in MLflow, so that networks stand side by side."""
 
-_RESIZE_S = 30.0
+_RESIZE_S = float(os.environ.get("SRCLUSTER_RESIZE_S", "30"))
 """Seconds between two looks whether there is room for more workers. To take them in costs the steps since the last
 checkpoint."""
 

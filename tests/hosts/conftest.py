@@ -40,6 +40,7 @@ IMPATIENT = {
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_timeout_ms": "3000",
     "RAY_health_check_failure_threshold": "3",
+    "SRCLUSTER_RESIZE_S": "5",
 }
 
 

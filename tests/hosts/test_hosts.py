@@ -104,6 +104,7 @@ def test_a_sweep_with_a_head_far_away(far):
     assert [run.info.status for run in runs] == ["FINISHED"] * 4
 
 
+@pytest.mark.slow
 def test_ranks_that_come_and_go_with_a_head_far_away(far):
     """One of two hosts is lost for good: training goes on without it, until another joins."""
     steps, alone, both = 1500, "1 worker of 1 threads, from step", "2 workers of 1 threads, from"
