@@ -53,7 +53,7 @@ def ours(recipe: Recipe, hr: torch.Tensor) -> Callable[[], None]:
     network = precision.prepare(models.build(recipe.model, recipe.scale), recipe.compile)
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()} if recipe.ema else {}
     step = Step(recipe, State(network, make_optimizer(network, recipe.optimizer), average), precision, Ranks(0, 1))
-    return lambda: step(hr)
+    return lambda: step((hr,))
 
 
 def plain(recipe: Recipe, hr: torch.Tensor) -> Callable[[], None]:

@@ -72,7 +72,7 @@ def for_ever(loader: DataLoader) -> Iterator[torch.Tensor]:
     return chain.from_iterable(repeat(loader))
 
 
-def streamed(url: str, per_sample: int) -> Iterator[torch.Tensor]:
+def streamed(url: str, per_sample: int) -> Iterator[stream.Batch]:
     data = Data(shards=url, patch=PATCH, batch=BATCH, patches_per_sample=per_sample, shuffle_shards=2)
     return stream.open_stream(data, scale=SCALE, seed=0).batches()
 
@@ -80,7 +80,7 @@ def streamed(url: str, per_sample: int) -> Iterator[torch.Tensor]:
 def samples_of(url: str) -> list[tuple[str, memoryview]]:
     opened = stream.open_stream(Data(shards=url), scale=SCALE, seed=0)
     reader = stream._Samples(url, opened.manifest, None, opened.corrupt)
-    return [sample for shard in range(len(opened.manifest.shards)) for sample in reader.shard(shard)]
+    return [sample for shard in range(len(opened.manifest.shards)) for (sample,) in reader.shard(shard)]
 
 
 def litdata_of(contents: list[bytes], folder: Path) -> Iterator[torch.Tensor]:
@@ -123,7 +123,9 @@ def patches_per_s(batches: Iterator[torch.Tensor]) -> tuple[float, float]:
 def bench_formats(photographs: list[Path]) -> None:
     """What a core encodes and decodes of each format."""
     packing = Packing(source="bench")
-    crops = [crop for path in photographs[:50] for crop in _crops(decode(path.read_bytes(), ""), path.name, packing)]
+    crops = [
+        crop for path in photographs[:50] for (crop,) in _crops((decode(path.read_bytes(), ""),), path.name, packing)
+    ]
     spent: dict[str, list[tuple[float, float, float]]] = {format: [] for format in (*FORMATS, "png")}
     for _ in range(3):
         for format, measured in spent.items():
@@ -131,7 +133,7 @@ def bench_formats(photographs: list[Path]) -> None:
             encoded = [_encode(crop, format) for crop in crops]
             encoded_s = time.process_time()
             for content in encoded:
-                stream._decode(format, memoryview(content), 1)
+                stream._decode(format, memoryview(content))
             measured.append((encoded_s - began_s, time.process_time() - encoded_s, sum(map(len, encoded))))
     print(f"{len(crops)} crops         encoded/s  decoded/s     kB")
     for format, measured in spent.items():
@@ -189,9 +191,9 @@ def bench_step(remote: str, near: str) -> None:
         for name, batches in sources.items():
             for _ in range(STEPS):
                 began = time.perf_counter()
-                hr = next(batches)
+                batch = next(batches)
                 waited_s = time.perf_counter() - began
-                step(hr)
+                step(batch)
                 step.check()
                 measured[name].append((time.perf_counter() - began, waited_s))
     print(f"a step of srcnn, {torch.get_num_threads()} threads")

@@ -11,13 +11,39 @@ import torch
 from torch import Tensor
 
 from srcluster.pixels.resize import resize
+from srcluster.recipe import BICUBIC, Degradation
 
-__all__ = ["augment", "degrade", "margin", "shrink"]
+__all__ = ["augment", "degrade", "lr_and_hr", "margin", "shrink"]
 
 
-def margin(scale: int) -> int:
+def margin(scale: int, spec: Degradation = BICUBIC) -> int:
     """HR pixels to cut around a patch for `degrade` to trim: a whole number of LR pixels."""
-    return 2 * scale
+    return 0 if spec.kind == "paired" else 2 * scale
+
+
+def lr_and_hr(
+    spec: Degradation, patches: tuple[Tensor, ...], scale: int, *, seed: int, step: int, places: range
+) -> tuple[Tensor, Tensor]:
+    """What a step trains on, of the patches that the stream gives.
+
+    Args:
+        spec: How LR is made.
+        patches: HR with its margin, B x 3 x H x W uint8; of pairs, LR too.
+        scale: HR pixels per LR pixel.
+        seed: The recipe's. With the step and the place in the batch it decides all that is drawn for a patch.
+        step: From 0.
+        places: Of the B patches in the batch.
+
+    Returns:
+        lr: B x 3 x P/scale x P/scale; hr: B x 3 x P x P; both float32 in [0, 1].
+    """
+    match spec.kind:
+        case "bicubic":
+            return degrade(patches[0], scale)
+        case "paired":
+            hr, lr = patches
+            return lr.float() / 255, hr.float() / 255
+    raise AssertionError(spec.kind)
 
 
 def augment(hr: Tensor, bits: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import hashlib
 import io
 import itertools
 import json
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Literal, TypeAlias
 
@@ -17,14 +18,16 @@ import numpy as np
 import PIL
 import webdataset
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from srcluster import __version__, storage
 from srcluster.data.listing import Photo
+from srcluster.data.pairs import Pair
 from srcluster.data.pictures import PhotoError
 from srcluster.errors import UserError
 
 __all__ = [
+    "LR_FIELD",
     "MARGIN",
     "Made",
     "Manifest",
@@ -49,6 +52,9 @@ _ALIGN = 12
 
 _BYTES_PER_PIXEL = {"tiff": 1.8, "webp": 1.4, "png": 1.7, "npy": 3.0, "jpg": 0.6}
 """About, of photographs; it says how many samples fill a shard."""
+
+LR_FIELD = "lr."
+"""What the ending of the LR picture of a pair begins with: `000000-000000.lr.tiff`."""
 
 _MANIFEST = "manifest.json"
 
@@ -79,16 +85,35 @@ class Packing(_Record):
     shard_bytes: int = Field(64_000_000, ge=1)
     """About how large a shard becomes."""
     seed: int = Field(0, ge=0)
+    lr: str | None = None
+    """What the LR pictures of pairs are called; None where there are none."""
+    scale: int | None = None
+    """HR pixels per LR pixel of pairs."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Packing":
+        if self.crop and self.scale and self.crop % self.scale:
+            raise ValueError(f"crop is a multiple of the pairs' scale {self.scale}, not {self.crop}")
+        return self
+
+    @model_serializer(mode="wrap")
+    def _dump(self, dump: Callable[["Packing"], dict[str, Any]]) -> dict[str, Any]:
+        # What is not about pairs has the digest that it had before there were any.
+        return {key: value for key, value in dump(self).items() if key not in ("lr", "scale") or value is not None}
+
+    @property
+    def side(self) -> int | None:
+        """Of a sample, in pixels: a pair has its LR, and needs no margin to make it of."""
+        return self.crop and self.crop + (0 if self.lr else 2 * MARGIN)
 
     @property
     def needed_side(self) -> int:
         """The shortest side of a photograph that can be used, in pixels."""
-        return max(self.min_side, self.crop + 2 * MARGIN if self.crop else 1)
+        return max(self.min_side, self.side or 1)
 
     @property
     def photos_per_shard(self) -> int:
-        side = self.crop + 2 * MARGIN if self.crop else 512
-        sample_bytes = _BYTES_PER_PIXEL[self.format] * side**2
+        sample_bytes = _BYTES_PER_PIXEL[self.format] * (self.side or 512) ** 2 * (1 + (self.scale or math.inf) ** -2)
         return max(1, int(self.shard_bytes / sample_bytes / (self.crops_per_photo if self.crop else 1)))
 
 
@@ -166,18 +191,23 @@ def _encode(image: np.ndarray, format: str) -> bytes:
     return buffer.getvalue()
 
 
-def _crops(image: np.ndarray, photo: str, packing: Packing) -> Iterable[np.ndarray]:
-    if packing.crop is None:
-        yield image
+def _crops(pictures: tuple[np.ndarray, ...], name: str, packing: Packing) -> Iterable[tuple[np.ndarray, ...]]:
+    """Crops of a photograph, or of a pair, HR and LR of which are cut alike."""
+    if packing.side is None:
+        yield pictures
         return
-    side = packing.crop + 2 * MARGIN
-    random = np.random.default_rng([packing.seed, *photo.encode()])
+    side, scales = packing.side, (1, packing.scale or 1)
+    align = math.lcm(_ALIGN, scales[1])
+    random = np.random.default_rng([packing.seed, *name.encode()])
     for _ in range(packing.crops_per_photo):
-        top, left = (_ALIGN * int(random.integers((length - side) // _ALIGN + 1)) for length in image.shape[:2])
-        yield image[top : top + side, left : left + side]
+        top, left = (align * int(random.integers((length - side) // align + 1)) for length in pictures[0].shape[:2])
+        yield tuple(
+            picture[top // scale : (top + side) // scale, left // scale : (left + side) // scale]
+            for picture, scale in zip(pictures, scales, strict=False)
+        )
 
 
-def make_shard(photos: Sequence[Photo], index: int, packing: Packing, url: str) -> Made:
+def make_shard(photos: Sequence[Photo | Pair], index: int, packing: Packing, url: str) -> Made:
     """Make the shard of this index of these photographs, and store it below `url` with a record of it.
 
     Photographs that can't be used are skipped and said; memory holds this one shard and one photograph.
@@ -187,7 +217,8 @@ def make_shard(photos: Sequence[Photo], index: int, packing: Packing, url: str) 
     with webdataset.TarWriter(tar, encoder=False, mtime=0, user="srcluster", group="srcluster") as writer:
         for photo in photos:
             try:
-                image = photo.decode()
+                pictures = photo.decode() if isinstance(photo, Pair) else (photo.decode(),)
+                image = pictures[0]
                 if min(image.shape[:2]) < packing.needed_side:
                     height, width = image.shape[:2]
                     needed = packing.needed_side
@@ -195,11 +226,13 @@ def make_shard(photos: Sequence[Photo], index: int, packing: Packing, url: str) 
             except PhotoError as error:
                 skipped.append(Skipped(photo=photo.name, reason=str(error)))
                 continue
-            for crop in _crops(image, photo.name, packing):
-                key = f"{index:06d}-{samples:06d}"
-                writer.write({"__key__": key, packing.format: _encode(crop, packing.format)})
+            for crop in _crops(pictures, photo.name, packing):
+                sample: dict[str, str | bytes] = {"__key__": f"{index:06d}-{samples:06d}"}
+                for picture, field in zip(crop, ("", LR_FIELD), strict=False):
+                    sample[f"{field}{packing.format}"] = _encode(picture, packing.format)
+                writer.write(sample)
                 samples += 1
-                shortest = min(shortest, *crop.shape[:2])
+                shortest = min(shortest, *crop[0].shape[:2])
     shard, record = None, storage.join(url, _record_name(index))
     # At no moment may a record stand beside another shard than its own.
     storage.delete(record)
@@ -222,7 +255,7 @@ def _record_name(index: int) -> str:
     return f"{index:06d}.json"
 
 
-def _inputs(photos: Sequence[Photo], index: int, packing: Packing) -> str:
+def _inputs(photos: Sequence[Photo | Pair], index: int, packing: Packing) -> str:
     photographs = [(photo.name, photo.version) for photo in photos]
     everything = [index, packing.model_dump(), _software(), photographs]
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
@@ -233,7 +266,7 @@ def _software() -> dict[str, str]:
 
 
 def pack(
-    photos: Sequence[Photo],
+    photos: Sequence[Photo | Pair],
     packing: Packing,
     url: str,
     *,

@@ -20,6 +20,7 @@ import tarfile
 import weakref
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -32,11 +33,11 @@ from srcluster.data.cache import Cache, cache_for
 from srcluster.data.degradation import margin
 from srcluster.data.order import Order, Window, part
 from srcluster.data.prefetch import prefetch
-from srcluster.data.shards import Manifest, ShardError, load_manifest
+from srcluster.data.shards import LR_FIELD, Manifest, ShardError, load_manifest
 from srcluster.errors import UserError
-from srcluster.recipe import Data
+from srcluster.recipe import BICUBIC, Data, Degradation
 
-__all__ = ["Stream", "open_stream"]
+__all__ = ["Batch", "Stream", "open_stream"]
 
 _DECODED_BYTES = 512 << 20
 """Decoded samples that a reader keeps: small data sets are decoded once and never again."""
@@ -53,8 +54,12 @@ _DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.Deco
 _log = logging.getLogger(__name__)
 
 
-class Encoded(list[tuple[str, memoryview]]):
-    """The samples of a shard: (file ending, content), views of its bytes."""
+Batch: TypeAlias = tuple[Tensor, ...]
+"""HR patches with their margin, and of pairs LR patches too: B x 3 x H x W and B x 3 x h x w, uint8."""
+
+
+class Encoded(list[list[tuple[str, memoryview]]]):
+    """The samples of a shard: of HR, and of pairs of LR too, the file's ending and its content, a view of the shard."""
 
 
 class _Samples:
@@ -65,12 +70,13 @@ class _Samples:
         manifest: Theirs.
         cache: Of this machine, if it has one.
         corrupt: Marks, one for each sample of the manifest, of those that were found not to decode.
+        paired: Whether LR is wanted too.
     """
 
-    def __init__(self, url: str, manifest: Manifest, cache: Cache | None, corrupt: Tensor):
-        self.url, self.manifest, self.cache, self.corrupt = url, manifest, cache, corrupt
+    def __init__(self, url: str, manifest: Manifest, cache: Cache | None, corrupt: Tensor, paired: bool = False):
+        self.url, self.manifest, self.cache, self.corrupt, self.paired = url, manifest, cache, corrupt, paired
         self.first = np.cumsum([0, *(shard.samples for shard in manifest.shards)]).tolist()
-        self.decoded: dict[tuple[int, int], np.ndarray] = {}
+        self.decoded: dict[tuple[int, int], tuple[np.ndarray, ...]] = {}
         self.decoded_bytes = 0
         self.held: weakref.WeakValueDictionary[int, Encoded] = weakref.WeakValueDictionary()
 
@@ -101,32 +107,51 @@ class _Samples:
 
         content = self.cache.read(entry.sha256, fetch) if self.cache else fetch()
         view = memoryview(content)
+        samples: dict[str, list[tuple[str, memoryview]]] = {}
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as files:
-            encoded = Encoded(
-                (file.name.rpartition(".")[2], view[file.offset_data : file.offset_data + file.size]) for file in files
-            )
+            for file in files:
+                key, _, field = file.name.partition(".")
+                pictures, is_lr = samples.setdefault(key, []), field.startswith(LR_FIELD)
+                if self.paired or not is_lr:
+                    ending = field.rpartition(".")[2]
+                    pictures.insert(is_lr, (ending, view[file.offset_data : file.offset_data + file.size]))
+        encoded = Encoded(samples.values())
         self.held[shard] = encoded
         return encoded
 
-    def image(self, shard: int, index: int, shards: dict[int, Encoded]) -> np.ndarray:
-        """A sample, H x W x 3 uint8; in place of one that does not decode, the next of its shard that does."""
-        image = self.decoded.get((shard, index))
-        if image is None:
-            image = self._decode(shard, index, shards[shard])
-            if self.decoded_bytes + image.nbytes <= _DECODED_BYTES:
-                self.decoded[shard, index] = image
-                self.decoded_bytes += image.nbytes
-        return image
+    def pictures(self, shard: int, index: int, shards: dict[int, Encoded]) -> tuple[np.ndarray, ...]:
+        """HR of a sample, and of pairs LR, each H x W x 3 uint8.
 
-    def _decode(self, shard: int, index: int, encoded: Encoded) -> np.ndarray:
+        In place of a sample that does not decode, it is the next of its shard that does.
+        """
+        pictures = self.decoded.get((shard, index))
+        if pictures is None:
+            pictures = self._decode(shard, index, shards[shard])
+            size = sum(picture.nbytes for picture in pictures)
+            if self.decoded_bytes + size <= _DECODED_BYTES:
+                self.decoded[shard, index] = pictures
+                self.decoded_bytes += size
+        return pictures
+
+    def _decode(self, shard: int, index: int, encoded: Encoded) -> tuple[np.ndarray, ...]:
         # Within the shard, so that the replacement is at hand, and the same wherever the stream began.
         for number in [*range(index, len(encoded)), *range(index)]:
             try:
-                ending, content = encoded[number]
-                return _decode(ending, content, self.manifest.shortest_side)
+                return self._decoded(encoded[number])
             except _DAMAGES as error:
                 self._mark(shard, number, str(error))
         raise ShardError(f"no sample of {self._place(shard)} can be decoded: pack the shards again")
+
+    def _decoded(self, encoded: list[tuple[str, memoryview]]) -> tuple[np.ndarray, ...]:
+        shortest = self.manifest.shortest_side
+        hr, *lr = (_decode(ending, content) for ending, content in encoded)
+        if min(hr.shape[:2]) < shortest:
+            raise ValueError(f"it is of {hr.shape}")
+        if self.paired:
+            scale = self.manifest.packing.scale or 1
+            if [(side[0] * scale, side[1] * scale) for side in (picture.shape for picture in lr)] != [hr.shape[:2]]:
+                raise ValueError(f"HR is of {hr.shape}, and LR of {[picture.shape for picture in lr]}")
+        return hr, *lr
 
     def _mark(self, shard: int, index: int, reason: str) -> None:
         sample = self.first[shard] + index
@@ -145,7 +170,7 @@ class _Samples:
         return storage.join(self.url, self.manifest.shards[shard].name)
 
 
-def _decode(ending: str, content: memoryview, shortest_side: int) -> np.ndarray:
+def _decode(ending: str, content: memoryview) -> np.ndarray:
     """H x W x 3 uint8 of a sample; one of _DAMAGES is raised if it is anything else."""
     if ending == "npy":
         image = np.load(io.BytesIO(content), allow_pickle=False)
@@ -153,17 +178,25 @@ def _decode(ending: str, content: memoryview, shortest_side: int) -> np.ndarray:
         picture = Image.open(io.BytesIO(content), formats=[Image.registered_extensions()[f".{ending}"]])
         # To convert what is RGB already is to copy it.
         image = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    if image.dtype != np.uint8 or image.shape[2:] != (3,) or min(image.shape[:2]) < shortest_side:
+    if image.dtype != np.uint8 or image.shape[2:] != (3,):
         raise ValueError(f"it is {image.dtype} of {image.shape}")
     return image
 
 
-def cut(image: np.ndarray, side: int, align: int, corner: Sequence[float]) -> np.ndarray:
-    """A square patch at a multiple of `align`, a side x side x 3 view; `corner` is in [0, 1) of where it can be."""
-    top, left = (
-        int(at * ((length - side) // align + 1)) * align for at, length in zip(corner, image.shape[:2], strict=True)
-    )
-    return image[top : top + side, left : left + side]
+def cut(pictures: tuple[np.ndarray, ...], side: int, scale: int, corner: Sequence[float]) -> Iterator[np.ndarray]:
+    """Square patches of HR at a multiple of the scale, and of LR, if there is one, of what it shows: views.
+
+    Args:
+        pictures: HR, and LR or not.
+        side: Of the HR patch.
+        scale: HR pixels per LR pixel.
+        corner: (row, column) as shares, in [0, 1), of where it can be.
+    """
+    height, width, _ = pictures[0].shape
+    top, left = int(corner[0] * ((height - side) // scale + 1)), int(corner[1] * ((width - side) // scale + 1))
+    yield pictures[0][top * scale : top * scale + side, left * scale : left * scale + side]
+    for lr in pictures[1:]:
+        yield lr[top : top + side // scale, left : left + side // scale]
 
 
 class Stream(IterableDataset):
@@ -172,9 +205,27 @@ class Stream(IterableDataset):
     In a loader worker, iterating gives its part of the rank's part, or the error that ends it.
     """
 
-    def __init__(self, url: str, manifest: Manifest, data: Data, *, scale: int, seed: int, rank: int, world: int):
+    def __init__(
+        self,
+        url: str,
+        manifest: Manifest,
+        data: Data,
+        *,
+        scale: int,
+        seed: int,
+        rank: int,
+        world: int,
+        degradation: Degradation,
+    ):
         self.url, self.manifest, self.data, self.scale = url, manifest, data, scale
-        self.side = data.patch + 2 * margin(scale)
+        self.side = data.patch + 2 * margin(scale, degradation)
+        self.paired = degradation.kind == "paired"
+        if self.paired and manifest.packing.scale != scale:
+            kind = f"pairs of scale {manifest.packing.scale}" if manifest.packing.scale else "no LR pictures"
+            raise ShardError(
+                f"{url} has {kind}, and degradation.kind: paired trains on pairs of scale {scale}: pack HR and LR with "
+                "python -m srcluster.pack HR --lr LR, or change the recipe's scale"
+            )
         if data.batch < world * data.accumulate:
             micro = f" in {data.accumulate} micro-batches (data.accumulate)" if data.accumulate > 1 else ""
             raise UserError(
@@ -195,7 +246,7 @@ class Stream(IterableDataset):
         # Shared by the rank's loader processes, each of which marks what it finds.
         self.corrupt = torch.zeros(manifest.samples, dtype=torch.bool).share_memory_()
 
-    def __iter__(self) -> Iterator[Tensor | UserError]:
+    def __iter__(self) -> Iterator[Batch | UserError]:
         info = get_worker_info()
         assert info is not None
         try:
@@ -204,9 +255,9 @@ class Stream(IterableDataset):
             # Raised here, it would reach the training process with a traceback for a message.
             yield error
 
-    def _read(self, places: range, start: int) -> Iterator[Tensor]:
+    def _read(self, places: range, start: int) -> Iterator[Batch]:
         """These places of each batch from number `start` on."""
-        order, samples = self.order, _Samples(self.url, self.manifest, self.cache, self.corrupt)
+        order, samples = self.order, _Samples(self.url, self.manifest, self.cache, self.corrupt, self.paired)
         lanes = [order.lane(place) for place in places]
         starts: dict[int, int] = {}
         for lane, place in zip(lanes, places, strict=True):
@@ -215,7 +266,7 @@ class Stream(IterableDataset):
         read = prefetch(samples.read(windows), len(starts))
         queues: defaultdict[int, deque[tuple[Window, dict[int, Encoded]]]] = defaultdict(deque)
 
-        def image(lane: int, number: int) -> np.ndarray:
+        def pictures(lane: int, number: int) -> tuple[np.ndarray, ...]:
             queue = queues[lane]
             while not queue or number >= queue[0][0].end:
                 if queue:
@@ -224,27 +275,29 @@ class Stream(IterableDataset):
                     window, shards = next(read)
                     queues[window.lane].append((window, shards))
             window, shards = queue[0]
-            return samples.image(*window.samples[number - window.first], shards)
+            return samples.pictures(*window.samples[number - window.first], shards)
 
-        images: list[np.ndarray] = []
+        sides = [self.side, self.side // self.scale][: 1 + self.paired]
+        current: list[tuple[np.ndarray, ...]] = []
         for step in itertools.count(start):
             corners = order.corners(step)[places.start : places.stop].tolist()
-            batch = np.empty((len(places), 3, self.side, self.side), np.uint8)
+            batch = [np.empty((len(places), 3, side, side), np.uint8) for side in sides]
             for at, place in enumerate(places):
                 number, is_new = order.number(step, place)
                 if step == start:
-                    images.append(image(lanes[at], number))
+                    current.append(pictures(lanes[at], number))
                 elif is_new:
-                    images[at] = image(lanes[at], number)
-                batch[at] = cut(images[at], self.side, self.scale, corners[at]).transpose(2, 0, 1)
-            yield torch.from_numpy(batch)
+                    current[at] = pictures(lanes[at], number)
+                for all_patches, patch in zip(batch, cut(current[at], self.side, self.scale, corners[at]), strict=True):
+                    all_patches[at] = patch.transpose(2, 0, 1)
+            yield tuple(map(torch.from_numpy, batch))
 
     def metrics(self) -> dict[str, float]:
         """What to report of the data read so far."""
         return {"data/corrupt_samples": float(self.corrupt.sum())}
 
-    def batches(self, start: int = 0) -> Iterator[Tensor]:
-        """This rank's part of each batch from number `start` on, prepared ahead: B x 3 x side x side, uint8."""
+    def batches(self, start: int = 0) -> Iterator[Batch]:
+        """This rank's part of each batch from number `start` on, prepared ahead."""
         if self.workers == 0:
             yield from prefetch(map(_pinned, self._read(self.places, start)), _AHEAD)
         self.start = start
@@ -258,23 +311,26 @@ class Stream(IterableDataset):
             )
         )
         while True:
-            batch = list(itertools.islice(parts, self.workers))
-            for made in batch:
-                if isinstance(made, UserError):
-                    raise made
-            yield _pinned(torch.cat(batch))
+            made: list[Batch] = []
+            for each in itertools.islice(parts, self.workers):
+                if isinstance(each, UserError):
+                    raise each
+                made.append(each)
+            yield _pinned(tuple(map(torch.cat, zip(*made, strict=True))))
 
 
-def _pinned(batch: Tensor) -> Tensor:
-    return batch.pin_memory() if torch.cuda.is_available() else batch
+def _pinned(batch: Batch) -> Batch:
+    return tuple(map(Tensor.pin_memory, batch)) if torch.cuda.is_available() else batch
 
 
-def open_stream(data: Data, *, scale: int, seed: int, rank: int = 0, world: int = 1) -> Stream:
+def open_stream(
+    data: Data, *, scale: int, seed: int, rank: int = 0, world: int = 1, degradation: Degradation = BICUBIC
+) -> Stream:
     """Open the shards of a recipe for one rank, and check that they fit.
 
     Raises:
-        ShardError: There are no shards, or they are too few or too small for the recipe.
+        ShardError: There are no shards, or they don't fit the recipe.
         StorageError: The store can't be read.
     """
     manifest = load_manifest(data.shards)
-    return Stream(data.shards, manifest, data, scale=scale, seed=seed, rank=rank, world=world)
+    return Stream(data.shards, manifest, data, scale=scale, seed=seed, rank=rank, world=world, degradation=degradation)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from srcluster import storage
 from srcluster.data import pictures
 from srcluster.data.pictures import PhotoError
-from srcluster.data.shards import MARGIN, Manifest, Packing, Run, Shard, load_manifest
+from srcluster.data.shards import LR_FIELD, Manifest, Packing, Run, Shard, load_manifest
 
 __all__ = ["Checked", "check_shard", "verify"]
 
@@ -92,13 +92,15 @@ def _count(content: bytes, packing: Packing, shortest_side: int) -> int:
             if file is None:
                 raise PhotoError(f"{member.name} is no file")
             image = _decode(file.read(), member.name)
-            height, width = image.shape[:2]
-            side = packing.crop + 2 * MARGIN if packing.crop else None
+            is_lr = PurePosixPath(member.name).name.partition(".")[2].startswith(LR_FIELD)
+            scale = packing.scale or 1 if is_lr else 1
+            height, width = (length * scale for length in image.shape[:2])
+            side = packing.side
             if (side and (height, width) != (side, side)) or min(height, width) < shortest_side:
                 raise PhotoError(
                     f"{member.name} is {width} x {height}, not {side or f'{shortest_side} or more'} a side"
                 )
-            samples += 1
+            samples += not is_lr
     return samples
 
 

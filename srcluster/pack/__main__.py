@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -11,8 +11,10 @@ from pydantic import ValidationError
 
 from srcluster import cli, storage
 from srcluster.cluster.choose import choose_cluster
-from srcluster.data import photos, shards, verification
+from srcluster.data import pairs, photos, shards, verification
 from srcluster.data.default_shards import print_packed
+from srcluster.data.listing import Listing, Photo
+from srcluster.data.pairs import Pair
 from srcluster.data.shards import Packing
 from srcluster.errors import UserError
 from srcluster.pack.work import Work
@@ -29,6 +31,9 @@ def pack(
     source: Annotated[
         str | None,
         typer.Argument(help="A folder, a .zip, s3://bucket/prefix, a name under SRCLUSTER_DATA (T91), or `wheels`."),
+    ] = None,
+    lr: Annotated[
+        str | None, typer.Option(metavar="SOURCE", help="LR pictures of the same names: 0001.png or 0001x4.png.")
     ] = None,
     to: Annotated[str | None, typer.Option(metavar="URL", help="Folder or s3:// prefix that the shards go to.")] = None,
     crop: Annotated[int, typer.Option(help="Side of the crops in pixels; 0 keeps whole photographs.")] = 288,
@@ -66,30 +71,42 @@ def pack(
         return
     if source is None or to is None:
         raise PackError("say what to pack and where to: python -m srcluster.pack SOURCE --to URL")
-    packing = _packing(
-        source=source,
-        crop=crop or None,
-        crops_per_photo=crops_per_photo,
-        min_side=min_side,
-        format=format,
-        shard_bytes=shard_mb * 1e6 // 1,
-        seed=seed,
-    )
+    settings = {
+        "source": source,
+        "crop": crop or None,
+        "crops_per_photo": crops_per_photo,
+        "min_side": min_side,
+        "format": format,
+        "shard_bytes": shard_mb * 1e6 // 1,
+        "seed": seed,
+    }
+    packing = _packing(**settings)
     address = choose_cluster(address)
     to = storage.absolute(to)
-    found = photos.find(source)
-    if found.note:
-        print(found.note)
+    listed = _listed(source)
+    found: Sequence[Photo | Pair] = listed[: limit or None]
+    if lr:
+        matched = pairs.match(listed, _listed(lr))[: limit or None]
+        scale = pairs.scale_of(matched)
+        packing = _packing(**settings, lr=lr, scale=scale)
+        found = [Pair(*pair, scale) for pair in matched]
     _refuse_others(to, packing)
     work = Work("packing", address, workers, trouble="photographs skipped", troubles=lambda made: len(made.skipped))
     with _interruptible("the shards that are complete stay, continue"):
-        manifest = shards.pack(found[: limit or None], packing, to, run=work.run, skip_share=skip_share)
+        manifest = shards.pack(found, packing, to, run=work.run, skip_share=skip_share)
     print_packed(manifest, to)
     if not work.shards:
         print("nothing was to be done: all of it was there already")
         return
     shards_were = "shard was" if work.shards == 1 else "shards were"
     print(f"{work.shards} {shards_were} made in {work.seconds:.1f} s, {work.samples_per_s:.0f} samples/s")
+
+
+def _listed(source: str) -> Listing:
+    found = photos.find(source)
+    if found.note:
+        print(found.note)
+    return found
 
 
 def _packing(**settings: Any) -> Packing:
@@ -104,7 +121,7 @@ def _refuse_others(url: str, packing: Packing) -> None:
     storage.check(url, write=True)
     if not storage.exists(storage.join(url, "manifest.json")):
         return
-    there, asked = shards.load_manifest(url).packing.model_dump(), packing.model_dump()
+    there, asked = (dict(packed) for packed in (shards.load_manifest(url).packing, packing))
     if changed := [f"{name} {there[name]}, not {asked[name]}" for name in asked if there[name] != asked[name]]:
         raise PackError(f"{url} has shards of other settings ({'; '.join(changed)}): pack elsewhere, or delete them")
 

@@ -1,6 +1,7 @@
 """What one training run is: a recipe and its parts, read from YAML."""
 
 from srcluster.recipe.data import Data
+from srcluster.recipe.degradation import BICUBIC, Bicubic, Degradation, Paired
 from srcluster.recipe.evaluation import Checkpoint, Evaluation
 from srcluster.recipe.measure import MEASURES, Criterion, Measure, format_metric, measure, metric_title
 from srcluster.recipe.model import RRDB, SPAN, SRCNN, Compact, ImportedModel, Interpolation, Model, MSRResNet, Residual
@@ -19,6 +20,7 @@ from srcluster.recipe.recipe import (
 from srcluster.recipe.start import Start
 
 __all__ = [
+    "BICUBIC",
     "MEASURES",
     "NEUTRAL",
     "RRDB",
@@ -27,10 +29,12 @@ __all__ = [
     "SRCNN",
     "Adam",
     "AdamW",
+    "Bicubic",
     "Checkpoint",
     "Compact",
     "Criterion",
     "Data",
+    "Degradation",
     "Evaluation",
     "ImportedModel",
     "Interpolation",
@@ -38,6 +42,7 @@ __all__ = [
     "Measure",
     "Model",
     "Optimizer",
+    "Paired",
     "Recipe",
     "RecipeError",
     "Residual",

@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from srcluster.errors import UserError
 from srcluster.recipe.data import Data
+from srcluster.recipe.degradation import Bicubic, Degradation
 from srcluster.recipe.evaluation import Checkpoint, Evaluation
 from srcluster.recipe.model import Model
 from srcluster.recipe.objective import Objective, Pixel
@@ -61,12 +62,13 @@ class Recipe(Part):
     """One training run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)
-    scale: Literal[2, 3, 4] = 4
+    scale: int = Field(4, ge=1, le=16)
     seed: int = Field(0, ge=0, lt=2**63)
     steps: int = Field(ge=0, le=10**9)
     model: Model
     start: Start = Start()
     data: Data = Data()
+    degradation: Degradation = Bicubic()
     objective: Objective = Pixel()
     optimizer: Optimizer = Adam()
     schedule: Schedule = Schedule()
@@ -86,6 +88,8 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _fits(self):
+        if self.degradation.kind != "paired" and self.scale not in (2, 3, 4):
+            raise ValueError(f"scale is 2, 3 or 4, not {self.scale}, but for degradation.kind: paired")
         if self.data.patch % self.scale:
             raise ValueError(f"data.patch is a multiple of the scale {self.scale}, not {self.data.patch}")
         if self.model.kind == "rrdb" and self.scale == 3:

@@ -184,7 +184,7 @@ def _conclude(
 def _check(recipe: Recipe, workers: Workers) -> list[Benchmark]:
     """Validate the shards for both worker counts, and load the benchmarks."""
     for world in {workers.least, workers.most}:
-        open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, world=world)
+        open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, world=world, degradation=recipe.degradation)
     return benchmarks.load_for(recipe)
 
 

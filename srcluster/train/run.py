@@ -73,7 +73,14 @@ def train_run(
         UserError: It can't be trained or continued.
     """
     ranks = Ranks.present()
-    stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, rank=ranks.rank, world=ranks.world)
+    stream = open_stream(
+        recipe.data,
+        scale=recipe.scale,
+        seed=recipe.seed,
+        rank=ranks.rank,
+        world=ranks.world,
+        degradation=recipe.degradation,
+    )
     measured = benchmarks.load_for(recipe)
     if run:
         _describe(run, recipe, stream, measured)

@@ -13,7 +13,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from srcluster import models, objectives
 from srcluster.data.benchmarks import Benchmark
-from srcluster.data.degradation import augment, degrade
+from srcluster.data.degradation import augment, lr_and_hr
 from srcluster.data.order import part
 from srcluster.errors import UserError
 from srcluster.models.network import Network
@@ -56,7 +56,7 @@ class Fit:
 
 def fit(
     recipe: Recipe,
-    open_batches: Callable[[int], Iterator[Tensor]],
+    open_batches: Callable[[int], Iterator[tuple[Tensor, ...]]],
     benchmarks: Sequence[Benchmark],
     reporter: Reporter,
     ranks: Ranks,
@@ -68,8 +68,7 @@ def fit(
 
     Args:
         recipe: The run.
-        open_batches: Gives this rank's part of the batches from a step on: HR patches with their margin,
-            B x 3 x H x W uint8.
+        open_batches: Gives this rank's part of the batches from a step on, as `data.stream.Batch`.
         benchmarks: The first is followed during the run and decides which weights are best, by the recipe's
             criterion; all are measured at the end. Each rank measures its share of the images.
         reporter: Is told metrics and checkpoints.
@@ -112,8 +111,8 @@ def fit(
     metrics: dict[str, float] = {}
     while state.step < last:
         with meter.waiting():
-            hr = next(batches)
-        train(hr)
+            batch = next(batches)
+        train(batch)
         log, follow, save = (
             state.step == last or state.step % every == 0
             for every in (recipe.log_every_steps, recipe.evaluation.every_steps, recipe.checkpoint.every_steps)
@@ -229,12 +228,15 @@ class Step:
         self.last_loss = torch.zeros((), device=precision.device)
         self.diverged_at = torch.full((), torch.inf, device=precision.device)
 
-    def __call__(self, hr: Tensor) -> None:
+    def __call__(self, batch: tuple[Tensor, ...]) -> None:
         recipe, state = self.recipe, self.state
-        hr = hr.to(self.precision.device, non_blocking=True)
+        patches = tuple(each.to(self.precision.device, non_blocking=True) for each in batch)
         if recipe.data.augment:
-            hr = augment(hr, self._symmetries())
-        lr, hr = degrade(hr, recipe.scale)
+            bits = self._symmetries()
+            patches = tuple(augment(each, bits) for each in patches)
+        lr, hr = lr_and_hr(
+            recipe.degradation, patches, recipe.scale, seed=recipe.seed, step=state.step, places=self.places
+        )
         loss = self._backward(lr, hr)
         norm = get_total_norm([weight.grad for weight in self.weights if weight.grad is not None])
         if recipe.clip_norm:

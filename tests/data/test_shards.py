@@ -4,8 +4,10 @@ import hashlib
 
 import numpy as np
 import pytest
+import webdataset
 from PIL import Image
 
+from srcluster.data.pairs import Pair
 from srcluster.data.photos import find
 from srcluster.data.shards import MARGIN, Manifest, Packing, ShardError, load_manifest, pack
 from srcluster.data.stream import _decode, _Samples
@@ -52,14 +54,14 @@ def test_lossless_formats_keep_every_pixel(folder, tmp_path, format):
     manifest = pack(find(str(folder)), packing, str(tmp_path / "shards"))
     samples = _Samples(str(tmp_path / "shards"), manifest, None, None).shard(0)
     for number in range(10):
-        assert (_decode(*samples[number], 1) == np.asarray(Image.open(folder / f"{number}.png"))).all()
+        assert (_decode(*samples[number][0]) == np.asarray(Image.open(folder / f"{number}.png"))).all()
 
 
 def test_crops_lie_on_the_grid_of_every_scale(folder, tmp_path):
     manifest = pack(find(str(folder)), PACKING, str(tmp_path / "shards"))
     samples = _Samples(str(tmp_path / "shards"), manifest, None, None).shard(0)
     photo = np.asarray(Image.open(folder / "0.png"))
-    crop = _decode(*samples[0], 1)
+    crop = _decode(*samples[0][0])
     assert crop.shape == (48 + 2 * MARGIN, 48 + 2 * MARGIN, 3)
     places = [
         (top, left)
@@ -104,3 +106,23 @@ def test_the_digest_names_the_content(folder, tmp_path):
     assert Manifest.model_validate_json(manifest.encode()).digest() == manifest.digest()
     assert manifest.model_copy(update={"skipped": ()}).digest() == manifest.digest()
     assert manifest.model_copy(update={"shards": manifest.shards[1:]}).digest() != manifest.digest()
+
+
+@pytest.mark.parametrize("format", ["tiff", "webp", "png", "jpg"])
+@pytest.mark.parametrize("paired", [False, True])
+def test_the_library_webdataset_reads_our_shards(folder, tmp_path, format, paired):
+    """As it reads any: pictures by their ending, those of a pair as `png` and `lr.png`."""
+    photos = find(str(folder))
+    packing = Packing(source="ten", crop=None, format=format, shard_bytes=2 * 10**6)
+    if paired:
+        packing = packing.model_copy(update={"lr": "ten", "scale": 1})
+        photos = [Pair(photo, photo, 1) for photo in photos]
+    manifest = pack(photos, packing, str(tmp_path / "shards"))
+    urls = [str(tmp_path / "shards" / shard.name) for shard in manifest.shards]
+    samples = list(webdataset.WebDataset(urls, shardshuffle=False).decode("pil"))
+    assert len(samples) == 10
+    for sample, photo in zip(samples, photos, strict=True):
+        pictures = [np.asarray(sample[field]) for field in (format, *([f"lr.{format}"] if paired else []))]
+        if format != "jpg":
+            original = photo.decode()
+            assert all((picture == (original[0] if paired else original)).all() for picture in pictures)

@@ -22,7 +22,7 @@ from srcluster.data.photos import find
 from srcluster.data.shards import Manifest, Packing, Shard, ShardError, load_manifest, pack
 from srcluster.data.stream import Encoded, Stream, _Samples, cut, open_stream
 from srcluster.errors import UserError
-from srcluster.recipe import Data
+from srcluster.recipe import BICUBIC, Data
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +42,7 @@ def data(shards: str, **changes) -> Data:
 
 
 def take(stream, number: int, start: int = 0) -> torch.Tensor:
-    return torch.stack(list(islice(stream.batches(start), number)))
+    return torch.stack([hr for (hr,) in islice(stream.batches(start), number)])
 
 
 def test_batches_are_hr_patches_with_their_margin(shards):
@@ -83,7 +83,7 @@ def test_loader_processes_give_the_same_from_any_position(shards):
 )
 def test_a_batch_is_the_same_whoever_reads_it(tiny, sizes, world, workers, per_sample, lanes, start):
     wanted = Data(shards="", patch=8, batch=64, patches_per_sample=per_sample, lanes=lanes, workers=workers)
-    make = partial(Stream, tiny(sizes), load_manifest(tiny(sizes)), wanted, scale=2, seed=5)
+    make = partial(Stream, tiny(sizes), load_manifest(tiny(sizes)), wanted, scale=2, seed=5, degradation=BICUBIC)
     whole = list(islice(make(rank=0, world=1)._read(range(64), 0), start + 3))[start:]
     streams = [make(rank=rank, world=world) for rank in range(world)]
     # As loader workers do, without the time that these take to start.
@@ -92,8 +92,8 @@ def test_a_batch_is_the_same_whoever_reads_it(tiny, sizes, world, workers, per_s
         for stream in streams
         for worker in range(max(1, stream.workers))
     ]
-    for batch in whole:
-        assert torch.equal(torch.cat([next(reader) for reader in readers]), batch)
+    for (batch,) in whole:
+        assert torch.equal(torch.cat([next(reader)[0] for reader in readers]), batch)
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_patches_lie_on_the_lr_grid():
     image = np.arange(40 * 50).reshape(40, 50, 1)
     corners = set()
     for corner in np.random.default_rng(0).random((300, 2)):
-        patch = cut(image, 16, 4, corner.tolist())
+        (patch,) = cut((image,), 16, 4, corner.tolist())
         top, left = divmod(int(patch[0, 0, 0]), 50)
         assert (top % 4, left % 4, patch.shape) == (0, 0, (16, 16, 1))
         corners.add((top, left))

@@ -46,7 +46,7 @@ def remote(photos, s3) -> str:
 
 def batches(url: str, workers: int = 0, shuffle_shards: int = 1):
     data = Data(shards=url, patch=16, batch=4, workers=workers, shuffle_shards=shuffle_shards)
-    return open_stream(data, scale=4, seed=0).batches()
+    return (hr for (hr,) in open_stream(data, scale=4, seed=0).batches())
 
 
 def take(batches, number: int) -> torch.Tensor:

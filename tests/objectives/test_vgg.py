@@ -186,7 +186,7 @@ def test_a_network_learns_by_it(weights_file, precision):
     hr = (F.interpolate(images(2, 3, 12, 12), (side, side), mode="bilinear") * 255).byte()
     losses = []
     for _ in range(recipe.steps):
-        step(hr)
+        step((hr,))
         losses.append(float(step.last_loss))
     assert losses[-1] < 0.7 * losses[0]
 

@@ -290,3 +290,19 @@ def making(leader: psutil.Process) -> list[psutil.Process]:
         except psutil.NoSuchProcess:
             continue
     return found
+
+
+def test_pairs_are_packed_and_their_faults_listed(tmp_path, capsys):
+    for kind, side, names in (("HR", 128, ("a", "b", "c")), ("LR", 32, ("ax4", "cx4"))):
+        (tmp_path / kind).mkdir()
+        for name in names:
+            Image.new("RGB", (side, side)).save(tmp_path / kind / f"{name}.png")
+    hr, lr, to = (str(tmp_path / name) for name in ("HR", "LR", "shards"))
+    pack(hr, lr=lr, to=to, crop=0, skip_share=0.5, address="none")
+    assert "skipped b.png: b.png has no LR picture of its name" in capsys.readouterr().out
+    packing = load_manifest(to).packing
+    assert (packing.scale, packing.lr) == (4, lr)
+    with pytest.raises(PackError, match="crop is a multiple of the pairs' scale 4, not 62"):
+        pack(hr, lr=lr, to=str(tmp_path / "other"), crop=62, address="none")
+    with pytest.raises(PackError, match=r"has shards of other settings .*lr .*LR, not None"):
+        pack(hr, to=to, crop=0, address="none")

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from srcluster.data import benchmarks
+from srcluster.data.pairs import Pair, match
 from srcluster.data.photos import find
 from srcluster.data.shards import Packing, pack
 from srcluster.data.stream import open_stream
@@ -287,3 +288,24 @@ def test_a_training_starts_from_weights_and_says_its_precision(shards, pieces, t
     assert second.metrics["best/psnr_y/pieces"] == first.metrics["best/psnr_y/pieces"]
     assert second.metrics["train/precision_bits"] == 32
     assert json.loads((tmp_path / "first" / "4" / "state.json").read_text())["precision"] == "fp32"
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_it_trains_on_pairs(pieces, tmp_path, scale):
+    """What it learns is what LR lacks of HR: here light."""
+    for kind, side, value in (("HR", 32 * scale, 160), ("LR", 32, 96)):
+        (tmp_path / kind).mkdir()
+        for number in range(3):
+            Image.new("RGB", (side, side), (value + number,) * 3).save(tmp_path / kind / f"{number}.png")
+    hr, lr = (find(str(tmp_path / kind)) for kind in ("HR", "LR"))
+    packing = Packing(source="HR", lr="LR", scale=scale, crop=None)
+    pack([Pair(*pair, scale) for pair in match(hr, lr)], packing, str(tmp_path / "shards"))
+    changes = {"scale": scale, "degradation.kind": "paired", "data.patch": 16, "steps": 60, "optimizer.lr": 1e-2}
+    small = recipe(str(tmp_path / "shards"), **changes, **{"evaluation.every_steps": 60, "log_every_steps": 5})
+    stream = open_stream(small.data, scale=scale, seed=0, degradation=small.degradation)
+    recorder = Recorder(tmp_path)
+    image = replace(pieces.images[0], lr=pieces.images[0].hr[: 96 // scale, : 96 // scale])
+    fit(small, stream.batches, [replace(pieces, images=(image,))], recorder, ALONE)
+    losses = [loss for _, loss in recorder.metrics["train/loss"]]
+    assert losses[0] > 0.02
+    assert losses[-1] < losses[0] / 3

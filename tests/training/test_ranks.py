@@ -64,7 +64,7 @@ def train(ranks: Ranks, folder: Path, changes: dict, broken_rank: int | None) ->
     reporter = Reporter(folder)
 
     def open_batches(start):
-        yield from (batch[mine.start : mine.stop].byte() for batch in batches[start:])
+        yield from ((batch[mine.start : mine.stop].byte(),) for batch in batches[start:])
 
     torch.set_num_threads(1)
     try:
