@@ -32,10 +32,10 @@ def pack(
         str | None,
         typer.Argument(help="A folder, a .zip, s3://bucket/prefix, a name under SRCLUSTER_DATA (T91), or `wheels`."),
     ] = None,
+    to: Annotated[str | None, typer.Option(metavar="URL", help="Folder or s3:// prefix that the shards go to.")] = None,
     lr: Annotated[
         str | None, typer.Option(metavar="SOURCE", help="LR pictures of the same names: 0001.png or 0001x4.png.")
     ] = None,
-    to: Annotated[str | None, typer.Option(metavar="URL", help="Folder or s3:// prefix that the shards go to.")] = None,
     crop: Annotated[int, typer.Option(help="Side of the crops in pixels; 0 keeps whole photographs.")] = 288,
     crops_per_photo: Annotated[int, typer.Option(help="Crops cut from each photograph.")] = 1,
     limit: Annotated[int, typer.Option(help="Take only so many photographs; 0 takes all.")] = 0,

@@ -300,12 +300,12 @@ def test_it_trains_on_pairs(pieces, tmp_path, scale):
     hr, lr = (find(str(tmp_path / kind)) for kind in ("HR", "LR"))
     packing = Packing(source="HR", lr="LR", scale=scale, crop=None)
     pack([Pair(*pair, scale) for pair in match(hr, lr)], packing, str(tmp_path / "shards"))
-    changes = {"scale": scale, "degradation.kind": "paired", "data.patch": 16, "steps": 60, "optimizer.lr": 1e-2}
-    small = recipe(str(tmp_path / "shards"), **changes, **{"evaluation.every_steps": 60, "log_every_steps": 5})
+    changes = {"scale": scale, "degradation.kind": "paired", "data.patch": 16, "steps": 40, "optimizer.lr": 1e-2}
+    small = recipe(str(tmp_path / "shards"), **changes, **{"evaluation.every_steps": 40, "log_every_steps": 5})
     stream = open_stream(small.data, scale=scale, seed=0, degradation=small.degradation)
     recorder = Recorder(tmp_path)
     image = replace(pieces.images[0], lr=pieces.images[0].hr[: 96 // scale, : 96 // scale])
     fit(small, stream.batches, [replace(pieces, images=(image,))], recorder, ALONE)
     losses = [loss for _, loss in recorder.metrics["train/loss"]]
-    assert losses[0] > 0.02
+    assert losses[0] > 0.01
     assert losses[-1] < losses[0] / 3
