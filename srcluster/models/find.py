@@ -13,7 +13,7 @@ from srcluster import models, storage
 from srcluster.data.download import download
 from srcluster.errors import UserError
 from srcluster.models.network import Network
-from srcluster.models.reach import measure_reach
+from srcluster.models.reach import reach_of
 from srcluster.models.saved import SUFFIXES, load_model
 from srcluster.pixels.resize import Kernel
 from srcluster.recipe import Interpolation, Recipe
@@ -58,8 +58,7 @@ def find_model(name: str, scale: int = 4, allow_import: Collection[str] = ()) ->
         path = fetch_model(name, Path(folder))
         recipe, network = load_model(path, allow_import)
     network = network.to("cuda" if torch.cuda.is_available() else "cpu")
-    if not hasattr(network, "reach"):
-        network.reach = measure_reach(network)
+    reach_of(network)
     return FoundModel(recipe.name if recipe else path.stem, network, recipe)
 
 

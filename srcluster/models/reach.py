@@ -12,20 +12,27 @@ _TOLERANCE = 0.5 / 255
 _log = logging.getLogger(__name__)
 
 
+def reach_of(network: Network) -> int:
+    """Up to how many LR pixels away an HR pixel is made from, as the network says or as it is measured, once."""
+    if not hasattr(network, "reach"):
+        network.reach = measure_reach(network)
+    return network.reach
+
+
 def measure_reach(network: Network) -> int:
     """LR pixels beyond which an HR pixel depends on LR by less than half a step of 8 bits, on noise.
 
     Args:
         network: In eval mode; says its `scale`, and as `multiple` what its tiles' sides are multiples of, if not 1.
     """
-    multiple = getattr(network, "multiple", 1)
+    multiple, scale = getattr(network, "multiple", 1), network.scale
     side = -(-(2 * _FARTHEST + 1) // multiple) * multiple
     centre = side // 2
     parameter = next(network.parameters(), torch.zeros(()))
     lr = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)).to(parameter.device).requires_grad_()
     with torch.inference_mode(False), torch.enable_grad():
-        begin = centre * network.scale
-        pixels = network(lr)[..., begin : begin + network.scale, begin : begin + network.scale]
+        hr = slice(centre * scale, (centre + 1) * scale)
+        pixels = network(lr)[..., hr, hr]
         # Signs, lest what one pixel has more another has less.
         signs = torch.randint(2, pixels.shape, generator=torch.Generator().manual_seed(1)).to(pixels.device) * 2 - 1
         (gradient,) = torch.autograd.grad((pixels * signs).sum(), lr)

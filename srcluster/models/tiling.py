@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from srcluster.models.network import Network
+from srcluster.models.reach import reach_of
 
 __all__ = ["SelfEnsemble", "bands", "memory_at_hand", "restore", "tile_side"]
 
@@ -32,7 +33,7 @@ class SelfEnsemble(Network):
 
     def __init__(self, network: Network):
         super().__init__()
-        self.network, self.scale, self.reach = network, network.scale, network.reach
+        self.network, self.scale, self.reach = network, network.scale, reach_of(network)
         self.multiple = getattr(network, "multiple", 1)
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -56,7 +57,7 @@ def restore(network: Network, lr: np.ndarray, memory_bytes: float | None = None)
     Returns:
         (scale h) x (scale w) x C, of the same type, clipped and rounded half up.
     """
-    return np.concatenate(list(bands(network, lr, tile_side(network, lr.shape[2], memory_bytes))))
+    return np.concatenate(list(bands(network, lr, tile_side(network, lr.shape[2], memory_bytes, max(lr.shape[:2])))))
 
 
 @torch.inference_mode()
@@ -87,20 +88,23 @@ def bands(
         yield np.concatenate(band, axis=1)
 
 
-def tile_side(network: Network, channels: int = 3, memory_bytes: float | None = None) -> int:
+def tile_side(network: Network, channels: int = 3, memory_bytes: float | None = None, picture: int = _LARGEST) -> int:
     """The side of the tiles, in LR pixels without overlap, that a network has the memory and the use for; 16 at least.
 
     Args:
         network: It is tried on a small picture.
         channels: Of the picture.
         memory_bytes: What it may take; by default `memory_at_hand`.
+        picture: Its longest side in LR pixels; one that fits needs no overlap.
     """
     if memory_bytes is None:
         memory_bytes = memory_at_hand(_device(network))
     seen = isqrt(int(memory_bytes / _bytes_per_pixel(network, channels)))
+    if picture <= min(seen, _ENOUGH):
+        return picture
+    reach = reach_of(network)
     # Of 32 times the reach, overlap is an eighth of the arithmetic.
-    largest = min(max(32 * network.reach, _ENOUGH), _LARGEST)
-    return min(max(seen - 2 * network.reach, _SMALLEST), largest)
+    return min(max(seen - 2 * reach, _SMALLEST), max(32 * reach, _ENOUGH), _LARGEST)
 
 
 def memory_at_hand(device: torch.device) -> float:
@@ -131,8 +135,10 @@ class _Span:
 
 def _spans(total: int, side: int, network: Network) -> list[_Span]:
     """Tiles of about equal lengths; a single one where all of it fits in with the overlap."""
+    if total <= side:
+        return [_Span(0, total, 0, total)]
     multiple = getattr(network, "multiple", 1)
-    reach = -(-network.reach // multiple) * multiple
+    reach = -(-reach_of(network) // multiple) * multiple
     count = 1 if total <= side + 2 * reach else -(-total // max(side, multiple))
     edges = [*(total * i // count // multiple * multiple for i in range(count)), total]
     return [_Span(start, stop, reach, total) for start, stop in pairwise(edges)]
