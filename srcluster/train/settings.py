@@ -39,9 +39,9 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
         shards = _shards_by_default(os.environ["SRCLUSTER_STORAGE"])
     if measured == "auto":
         measured = benchmarks.at_hand()
-    shards, *measured_urls = (
-        str(Path(name).resolve()) if Path(name).is_dir() else name for name in (shards, *measured)
-    )
+    # What follows `=` on a command line is not expanded by the shell.
+    named = map(os.path.expanduser, (shards, *measured))
+    shards, *measured_urls = (str(Path(name).resolve()) if Path(name).is_dir() else name for name in named)
     objective = _resolved_objective(recipe.objective).model_dump(mode="json")
     values = {
         "data.shards": shards,
