@@ -9,6 +9,7 @@ second; anything else is listed, and makes the exit status 1.
 """
 
 import argparse
+import faulthandler
 import io
 import multiprocessing
 import random
@@ -160,6 +161,8 @@ def second(content: bytes, ending: str) -> np.ndarray:
             pixels = imagecodecs.jpeg2k_decode(content)
         case "avif":
             pixels = imagecodecs.avif_decode(content)
+            # Where the stream's depth is another than the file says.
+            pixels = (pixels >> 2).astype(np.uint8) if pixels.dtype == np.uint16 else pixels
         case "tif":
             pixels = second_tiff(content)
         case _:
@@ -176,16 +179,17 @@ def shown(image: Image.Image) -> np.ndarray:
 
 
 def second_tiff(content: bytes) -> np.ndarray:
-    """By libtiff: its own RGB where it has 8 bits or fewer, and otherwise the values, with what their tags mean."""
+    """By Pillow's libtiff in 8 bits or fewer, and otherwise by tifffile's own decoders, with what the tags mean."""
     try:
         image = Image.open(io.BytesIO(content), formats=["TIFF"])
     except OSError:
-        values = imagecodecs.tiff_decode(content)
-        return values if values.dtype == np.uint8 else (values >> 8).astype(np.uint8)
+        raise ValueError("Pillow does not understand it") from None
     tags = image.tag_v2
     if (max(tags.get(258, (1,))) <= 8 and image.mode != "RGBA") or tags.get(262) == 5:
         return shown(image)
-    values = imagecodecs.tiff_decode(content).astype(float) / 65535
+    if tags.get(262) == 2 and len(tags.get(258)) > 3 and 338 not in tags:
+        raise ValueError("Pillow read no ExtraSamples")
+    values = tifffile.imread(io.BytesIO(content)).astype(float) / 65535
     values = np.moveaxis(values, 0, 2) if tags.get(284) == 2 and values.ndim == 3 else np.atleast_3d(values)
     match tags.get(262):
         case 0:
@@ -263,6 +267,7 @@ def outcome(path: Path, ending: str, folder: Path) -> list[str]:
 
 
 def child(name: str, ending: str, content: bytes, others: list[bytes], count: int, seed: int, keep: Path, pipe) -> None:
+    faulthandler.enable()
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     dice = random.Random(f"{seed} {name}")

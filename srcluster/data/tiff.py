@@ -8,6 +8,7 @@ import enum
 import io
 import logging
 import math
+import struct
 
 import imagecodecs
 import numpy as np
@@ -64,10 +65,10 @@ def read_tiff(encoded: bytes, name: str) -> Raster:
         # What is missing would be black.
         if not whole or any(not count or start + count > len(encoded) for start, count in parts):
             raise PhotoError(f"{name} is truncated: some of its pixels are missing; fetch it again or remove it")
-        pixels = page.asarray()
+        pixels = _decoded(encoded, page)
         # A fax code has no checksum, and what is damaged becomes noise: by each decoder another.
-        if page.compression in _FAX and not np.array_equal(pixels, imagecodecs.tiff_decode(encoded)):
-            raise PhotoError(f"{name} is damaged: two decoders differ; fetch it again or remove it")
+        if pixels.shape != page.shape or (page.compression in _FAX and not np.array_equal(pixels, page.asarray())):
+            raise PhotoError(f"{name} is damaged: its tags, or two decoders, differ; fetch it again or remove it")
         pixels = np.moveaxis(pixels, 0, 2) if page.axes == "SYX" else np.atleast_3d(pixels)
         raster = _raster(pixels, page)
         raster.icc = page.iccprofile
@@ -90,6 +91,10 @@ def _refuse(page: tifffile.TiffPage, name: str) -> None:
         what = f"YCbCr colours and compression {compression}"
     elif photometric == "PALETTE" and page.colormap is None:
         what = "a palette without colours"
+    elif page.planarconfig not in (1, 2):
+        what = f"planes of kind {page.planarconfig}"
+    elif photometric != "RGB" and page.samplesperpixel > _CHANNELS[photometric] + len(page.extrasamples):
+        what = f"{page.samplesperpixel} channels of which it names {_CHANNELS[photometric]}"
     elif page.axes not in ("YX", "YXS", "SYX"):
         what = f"pixels in the order {page.axes}"
     elif photometric == "SEPARATED" and page.tags.valueof("InkSet", 1) != 1:
@@ -101,6 +106,16 @@ def _refuse(page: tifffile.TiffPage, name: str) -> None:
 def _name(kinds: type[enum.IntEnum], value: int) -> str:
     """A tag's value as TIFF calls it, or as it is where that is none of its."""
     return kinds(value).name if value in kinds.__members__.values() else str(value)
+
+
+def _decoded(encoded: bytes, page: tifffile.TiffPage) -> np.ndarray:
+    """Values as they are stored, by libtiff: tifffile's own decoder of LZW crashes on some damaged files."""
+    if page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
+        # Of CMYK, imagecodecs would give RGB of 8 bits.
+        data, kind = bytearray(encoded), page.tags["PhotometricInterpretation"]
+        struct.pack_into(page.parent.byteorder + "H", data, kind.valueoffset, tifffile.PHOTOMETRIC.RGB)
+        encoded = bytes(data)
+    return np.asarray(imagecodecs.tiff_decode(encoded))
 
 
 def _raster(values: np.ndarray, page: tifffile.TiffPage) -> Raster:
