@@ -93,11 +93,7 @@ def deliver(
 ) -> tuple[list[Entry], str]:
     """Send entries in as few requests as MLflow allows; sent twice, they are there once.
 
-    Args:
-        client: Of the server.
-        run_id: MLflow's id of the run.
-        entries: What is sent.
-        late: They are of a process that may be gone: its `End` counts only where the run has not ended or gone on.
+    Those that are `late` may be of a process that is gone: its `End` counts where the run has not ended or gone on.
 
     Returns:
         What has to be sent again, and why: nothing, unless MLflow is away.

@@ -102,11 +102,8 @@ class Outbox:
     def close(self, timeout_s: float) -> bool:
         """Send what is left, or keep it in storage; nothing can be put afterwards.
 
-        Args:
-            timeout_s: How long to wait for a server that is away.
-
         Returns:
-            Whether the server has everything.
+            Whether the server has everything; one that is away is waited for `timeout_s`.
         """
         with self._lock:
             if self._closing:
@@ -195,8 +192,9 @@ class Outbox:
         try:
             if not self._url:
                 raise StorageError("it has no place in storage")
-            numbers = (int(name.partition("-")[0]) for name in storage.names(self._url, patience_s=patience_s))
-            file = storage.join(self._url, f"{max(numbers, default=0) + 1:06d}-{self._writer}.jsonl")
+            names = storage.names(self._url, patience_s=patience_s)
+            number = max((int(name[:6]) for name in names if name[:6].isdigit()), default=0) + 1
+            file = storage.join(self._url, f"{number:06d}-{self._writer}.jsonl")
             lines = [json.dumps(self._spec) + "\n", *map(to_line, entries)]
             storage.write(file, "".join(lines).encode(), patience_s=patience_s)
             self._stored = True

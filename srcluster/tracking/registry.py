@@ -35,8 +35,8 @@ def register(
 
     Args:
         name: Of the registered model, which is made where there is none.
-        run_id: The run that trained it.
-        network: On a CPU, to evaluate with.
+        run_id: MLflow's id of the run that trained it.
+        network: On a CPU, in eval mode.
         example: LR, B x 3 x h x w float32 in [0, 1], of at least two pictures: a size of 1 would be taken for the only
             one. It is stored in JSON.
         weights: The network's file.

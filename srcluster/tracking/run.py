@@ -82,18 +82,9 @@ class Run:
     ) -> "Run":
         """Begin a run, or continue the one that was begun with the same key; until it ends, it gives signs of life.
 
-        Args:
-            experiment: Name of the experiment, created where it does not exist.
-            name: What the run is called in MLflow.
-            key: What makes it this run and no other, within the experiment: a restarted trial has the same key.
-            parent: Id of the run it belongs to.
-            params: What was chosen, nested as it likes: see `recipe.flatten`.
-            tags: Words about the run.
-            url: Where the run keeps its files: what can't be sent is kept there, in `unsent/`, and sent by the next
-                process that opens the run.
-            timeout_s: How long a server that is away is waited for.
-            required: If not, the run goes on without a server that is away, and begins when that is back.
-            pace: Of its outbox.
+        `RunSpec` says what makes a run; `params` may be nested, see `recipe.flatten`. What can't be sent is kept in
+        `unsent/` of the `url` where the run has its files, and sent by the next process that opens the run. If it is
+        not `required`, the run goes on without a server that is away, and begins when that is back.
 
         Raises:
             TrackingError: The server does not answer in time, refuses, or the run has other parameters.
@@ -153,14 +144,7 @@ class Run:
         self.tag(**{"mlflow.note.content": markdown})
 
     def dataset(self, name: str, source: str, digest: str, context: str) -> None:
-        """Say which data the run read.
-
-        Args:
-            name: such as "Set5".
-            source: its URL or folder.
-            digest: which version of it.
-            context: what for: "train" or "test".
-        """
+        """Say which data the run read: its URL or folder, which version, and what for: "train" or "test"."""
         self._outbox.put(Dataset(name, source, digest, context))
 
     def text(self, text: str, path: str) -> None:
@@ -185,16 +169,8 @@ class Run:
         self._keep(f"{stem}+compressed.webp", _encoded(preview, "WEBP"))
         self.tag(**{"mlflow.loggedImages": "True"})
 
-    @property
-    def ended(self) -> bool:
-        """Whether this process can log to it no more."""
-        return self._outbox.closed
-
     def flush(self) -> None:
-        """Send at once what would be sent in a few seconds, without waiting for it.
-
-        For a process that may be killed at any moment now, as a scheduler stops a trial after an evaluation.
-        """
+        """Send at once what would be sent in a few seconds, without waiting for it."""
         self._outbox.flush()
 
     def save(self) -> None:
@@ -202,12 +178,7 @@ class Run:
         self._outbox.save()
 
     def end(self, status: Status = "FINISHED", *, timeout_s: float = 60) -> bool:
-        """End the run and send what is left; whether all of it arrived.
-
-        Args:
-            status: How it ended.
-            timeout_s: How long a server that is away is waited for; what it does not get then is kept in storage.
-        """
+        """End the run and send what is left; whether all of it arrived before `timeout_s`: the rest is kept."""
         self._outbox.put(End(status, _now_ms()))
         return self.close(timeout_s=timeout_s)
 

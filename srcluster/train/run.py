@@ -135,14 +135,14 @@ def publish(recipe: Recipe, run_id: str, store: RunStore, metrics: dict[str, flo
     """
     # Two that differ, neither square nor large: what is alike in the example might be taken for always alike.
     example = np.random.default_rng(0).random((2, 3, 24, 21), np.float32)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "model.safetensors")
-        storage.download(storage.join(store.url, file.name), file)
-        _, network = load_model(file, [recipe.model.package] if recipe.model.kind == "import" else ())
-        try:
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder, "model.safetensors")
+            storage.download(storage.join(store.url, file.name), file)
+            _, network = load_model(file, [recipe.model.package] if recipe.model.kind == "import" else ())
             return tracking.register(recipe.name, run_id, network, example, file, metrics, recipe.steps)
-        except Exception as error:  # Not every network can be exported.
-            raise UserError(f"the network is safe in {store.url}, but MLflow can't be given it ({error})") from error
+    except Exception as error:  # Not every network can be exported.
+        raise UserError(f"the network is safe in {store.url}, but MLflow can't be given it ({error})") from error
 
 
 def check_driver(lease: Lease, baseline: "Future[dict[str, float]]") -> None:
