@@ -24,6 +24,8 @@ logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 _CHANNELS = {"MINISWHITE": 1, "MINISBLACK": 1, "RGB": 3, "PALETTE": 1, "SEPARATED": 4, "YCBCR": 3}
 """Without alpha, by TIFF's photometric interpretation."""
 
+_DEFLATE = (8, 32946)
+
 _FAX = (2, 3, 4, 32771)
 """Compressions that are codes for fax."""
 
@@ -110,6 +112,9 @@ def _name(kinds: type[enum.IntEnum], value: int) -> str:
 
 def _decoded(encoded: bytes, page: tifffile.TiffPage) -> np.ndarray:
     """Values as they are stored, by libtiff: tifffile's own decoder of LZW crashes on some damaged files."""
+    if page.compression in _DEFLATE:
+        # Here the stream's checksum counts, which libtiff passes over.
+        return np.asarray(page.asarray())
     if page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
         # Of CMYK, imagecodecs would give RGB of 8 bits.
         data, kind = bytearray(encoded), page.tags["PhotometricInterpretation"]

@@ -185,6 +185,10 @@ def test_pixels_that_are_missing_are_not_made_up():
         PhotoError, match=r"30 x 4000000000: its pixels take 720 GB, more than the 1 GB .* SRCLUSTER_PIC"
     ):
         read_picture(changed(whole, ImageLength=4_000_000_000), "a")
+    flipped = bytearray(whole)
+    flipped[len(whole) - 2] ^= 1
+    with pytest.raises(PhotoError, match="damaged"):
+        read_picture(bytes(flipped), "a")
     for compression in ("deflate", "lzw", "zstd", "packbits"):
         with tifffile.TiffFile(io.BytesIO(encoded := tiff(RGB, compression=compression))) as file:
             page = file.pages[0]
