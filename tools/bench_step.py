@@ -34,7 +34,8 @@ from srcluster.models.residual import PReLU
 from srcluster.models.upsamplers import SubPixel
 from srcluster.recipe import Recipe, load
 from srcluster.training.checkpoint import State
-from srcluster.training.loop import Step, make_optimizer
+from srcluster.training.loop import Step
+from srcluster.training.optimizer import make_optimizer
 from srcluster.training.precision import choose
 from srcluster.training.ranks import Ranks
 

@@ -35,7 +35,8 @@ from srcluster.data.photos import decode, find
 from srcluster.data.shards import _BYTES_PER_PIXEL, Packing, _crops, _encode, pack
 from srcluster.recipe import Data, load
 from srcluster.training.checkpoint import State
-from srcluster.training.loop import Step, make_optimizer
+from srcluster.training.loop import Step
+from srcluster.training.optimizer import make_optimizer
 from srcluster.training.precision import choose
 from srcluster.training.ranks import Ranks
 

@@ -1,4 +1,4 @@
-"""What training minimises. `build` is the only door to it, `resolve` to what it needs."""
+"""What training minimises. `terms` and `build` are the only doors to it, `resolve` to what it needs."""
 
 from collections.abc import Callable
 
@@ -9,12 +9,16 @@ from srcluster.errors import UserError
 from srcluster.objectives.pixel import PixelObjective, total_variation
 from srcluster.objectives.vgg import Perceptual
 from srcluster.objectives.weights import read
-from srcluster.recipe.objective import ImportedObjective, Objective, Sum
+from srcluster.recipe.adversarial import Adversarial
+from srcluster.recipe.objective import ImportedObjective, Objective, Single, Sum
 
-__all__ = ["build", "resolve"]
+__all__ = ["build", "resolve", "terms"]
 
 
-def build(spec: Objective, device: torch.device, dtype: torch.dtype) -> Callable[[Tensor, Tensor], Tensor]:
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def build(spec: Single, device: torch.device, dtype: torch.dtype) -> Loss:
     """A function of SR and HR, B x 3 x H x W float32 in [0, 1], that gives the loss, a scalar.
 
     Args:
@@ -34,10 +38,21 @@ def build(spec: Objective, device: torch.device, dtype: torch.dtype) -> Callable
             return total_variation
         case "import":
             return _imported(spec, device)
-        case "sum":
-            terms = [(term.weight, build(term.objective, device, dtype)) for term in spec.terms.values()]
-            return lambda sr, hr: torch.stack([weight * objective(sr, hr) for weight, objective in terms]).sum()
     raise AssertionError(spec.kind)
+
+
+def terms(spec: Objective, device: torch.device, dtype: torch.dtype) -> dict[str, tuple[float, Loss]]:
+    """The weight and the function of each term of a `sum`, but an adversarial one; of another objective, of all of it.
+
+    Arguments and errors are those of `build`.
+    """
+    if spec.kind != "sum":
+        return {spec.kind: (1.0, build(spec, device, dtype))}
+    return {
+        name: (term.weight, build(term.objective, device, dtype))
+        for name, term in spec.terms.items()
+        if term.objective.kind != "adversarial"
+    }
 
 
 def _imported(spec: ImportedObjective, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
@@ -57,7 +72,7 @@ def _imported(spec: ImportedObjective, device: torch.device) -> Callable[[Tensor
     return scalar
 
 
-def resolve(spec: Objective) -> Objective:
+def resolve(spec: Objective | Adversarial) -> Objective | Adversarial:
     """The objective with what `auto` means written out, once all that it needs is found to be there and right.
 
     It is for a driver, before workers start: they read the same files without looking for them, each node once.

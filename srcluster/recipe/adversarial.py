@@ -1,11 +1,11 @@
 """The part of a recipe's objective that says how a discriminator judges, and how it is trained."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field, Tag
+from pydantic import Field
 
-from srcluster.recipe.optimizer import SGD, Adam
-from srcluster.recipe.validation import Part, kind_or
+from srcluster.recipe.optimizer import Adam, Optimizer
+from srcluster.recipe.validation import Part
 
 __all__ = ["Adversarial", "Discriminator"]
 
@@ -28,7 +28,12 @@ class Adversarial(Part):
     discriminator: Discriminator = Discriminator()
     loss: Literal["vanilla", "relativistic", "hinge", "least_squares"] = "vanilla"
     """`srcluster.objectives.adversarial`."""
-    optimizer: Annotated[Annotated[Adam, Tag("adam")] | Annotated[SGD, Tag("sgd")], kind_or("adam")] = Adam()
+    optimizer: Optimizer = Adam()
     """Of the discriminator; its learning rate follows the recipe's schedule."""
     warmup_steps: int = Field(0, ge=0)
     """First steps in which the discriminator learns and the generator does not hear of it."""
+
+    @property
+    def relative(self) -> bool:
+        """Whether a loss of SR's logits takes those of HR as well."""
+        return self.loss == "relativistic"

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, field_validator, model_validator
 
+from srcluster.recipe.adversarial import Adversarial
 from srcluster.recipe.imported import Imported
 from srcluster.recipe.validation import Part, kind_or
 from srcluster.recipe.yaml_files import did_you_mean
@@ -76,7 +77,7 @@ class ImportedObjective(Imported):
     """A loss of a person's own: what its call gives takes SR and HR, B x 3 x H x W float32, and gives a scalar."""
 
 
-_Single = (
+Single = (
     Annotated[Pixel, Tag("mse")]
     | Annotated[Pixel, Tag("l1")]
     | Annotated[Pixel, Tag("charbonnier")]
@@ -90,7 +91,7 @@ class Term(Part):
     """A part of a `sum`."""
 
     weight: float = Field(1.0, ge=0)
-    objective: Annotated[_Single, kind_or("mse")]
+    objective: Annotated[Single | Annotated[Adversarial, Tag("adversarial")], kind_or("mse")]
 
 
 class Sum(Part):
@@ -99,6 +100,17 @@ class Sum(Part):
     kind: Literal["sum"]
     terms: dict[str, Term] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _one_adversary(self):
+        kinds = [term.objective.kind for term in self.terms.values()]
+        if kinds.count("adversarial") > 1:
+            raise ValueError("only one of the terms may be adversarial")
+        if kinds == ["adversarial"]:
+            raise ValueError("an adversarial term alone makes pictures of nothing in particular: add another")
+        if "discriminator" in self.terms:
+            raise ValueError("discriminator is what the other side's loss is called: give the term another name")
+        return self
 
-Objective = Annotated[_Single | Annotated[Sum, Tag("sum")], kind_or("mse")]
+
+Objective = Annotated[Single | Annotated[Sum, Tag("sum")], kind_or("mse")]
 """What training minimises."""

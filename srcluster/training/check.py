@@ -7,8 +7,9 @@ import torch
 
 from srcluster import models
 from srcluster.recipe import Model, Optimizer, Recipe, RecipeError
+from srcluster.recipe.adversarial import Adversarial
 from srcluster.recipe.objective import VGG, Objective
-from srcluster.training.loop import make_optimizer
+from srcluster.training.optimizer import make_optimizer
 
 __all__ = ["check_trainable"]
 
@@ -46,7 +47,7 @@ def _trained_side(model: Model, scale: int, optimizer: Optimizer, batch: int, pa
             ) from error
 
 
-def _vggs(spec: Objective) -> Iterator[VGG]:
+def _vggs(spec: Objective | Adversarial) -> Iterator[VGG]:
     match spec.kind:
         case "vgg":
             yield spec

@@ -7,6 +7,7 @@ recipe, these are all that a run depends on: batches and augmentation are functi
 import io
 import json
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -17,6 +18,7 @@ from srcluster.errors import UserError
 from srcluster.models.network import Network
 from srcluster.models.saved import weights_bytes
 from srcluster.recipe import Recipe
+from srcluster.training.adversary import Adversary
 
 __all__ = ["CheckpointError", "State"]
 
@@ -39,6 +41,7 @@ class State:
     best: dict[str, float] = field(default_factory=dict)
     """Metrics of the best evaluation so far, `step` among them."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    adversary: Adversary | None = None
 
     def weights(self) -> dict[str, Tensor]:
         """The weights to evaluate and to keep: the average, if there is one."""
@@ -47,15 +50,15 @@ class State:
     def save(self, recipe: Recipe) -> dict[str, bytes]:
         """The state as the contents of files, by their names."""
         facts = {"step": self.step, "best": self.best, "precision": self.precision, "recipe": recipe.digest()}
-        optimizer = io.BytesIO()
-        torch.save(self.optimizer.state_dict(), optimizer)
-        return {
+        files = {
             "network.safetensors": weights_bytes(self.network.state_dict(), recipe),
             "average.safetensors": weights_bytes(self.average, recipe),
             "best.safetensors": weights_bytes(self.best_weights, recipe),
-            "optimizer.pt": optimizer.getvalue(),
-            "state.json": json.dumps(facts).encode(),
+            "optimizer.pt": _saved(self.optimizer.state_dict()),
         }
+        if self.adversary:
+            files["adversary.pt"] = _saved(self.adversary.state_dict())
+        return files | {"state.json": json.dumps(facts).encode()}
 
     @staticmethod
     def precision_of(files: dict[str, bytes]) -> str:
@@ -89,7 +92,9 @@ class State:
                     "another name, or the recipe it began with"
                 )
             self.network.load_state_dict(weights("network"))
-            self.optimizer.load_state_dict(torch.load(io.BytesIO(files["optimizer.pt"]), device, weights_only=True))
+            self.optimizer.load_state_dict(_loaded(files["optimizer.pt"], device))
+            if self.adversary:
+                self.adversary.load_state_dict(_loaded(files["adversary.pt"], device))
             self.average, self.best_weights = weights("average"), weights("best")
             self.step, self.best = facts["step"], facts["best"]
         except (ValueError, KeyError, RuntimeError, SafetensorError) as error:
@@ -97,3 +102,13 @@ class State:
                 f"the checkpoint can't be read ({error!r}): continue the run with the srcluster that wrote it, or give "
                 "it another name"
             ) from error
+
+
+def _saved(state: dict[str, Any]) -> bytes:
+    file = io.BytesIO()
+    torch.save(state, file)
+    return file.getvalue()
+
+
+def _loaded(content: bytes, device: torch.device) -> dict[str, Any]:
+    return torch.load(io.BytesIO(content), device, weights_only=True)

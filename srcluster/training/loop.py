@@ -1,6 +1,5 @@
 """The training loop of one worker. It knows no cluster: what goes in and out is passed to it."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from srcluster import models, objectives
@@ -18,15 +17,15 @@ from srcluster.data.order import part
 from srcluster.errors import UserError
 from srcluster.models.network import Network
 from srcluster.models.start import begin_with
-from srcluster.recipe import Optimizer, Recipe, RecipeError, Schedule
+from srcluster.recipe import Recipe
+from srcluster.training.adversary import Adversary
 from srcluster.training.checkpoint import State
 from srcluster.training.evaluation import evaluate
 from srcluster.training.measures import Functions, load_measures
 from srcluster.training.meter import Meter
+from srcluster.training.optimizer import learning_rate_factor, make_optimizer
 from srcluster.training.precision import Precision, choose_together
 from srcluster.training.ranks import Ranks
-
-__all__ = ["Fit", "NonFiniteLossError", "Reporter", "Step", "fit", "learning_rate_factor", "make_optimizer"]
 
 
 class NonFiniteLossError(UserError):
@@ -90,6 +89,7 @@ def fit(
     network = precision.prepare(network, recipe.compile)
     measures = load_measures(recipe.evaluation.measures)
     state = State(network, make_optimizer(network, recipe.optimizer), average={}, precision=precision.name)
+    state.adversary = Adversary.of(recipe.objective, precision)
     if resume:
         state.load(resume, recipe)
         resume.clear()
@@ -168,65 +168,30 @@ def _with_weights(recipe: Recipe, weights: dict[str, Tensor]) -> Network:
     return network.to(next(iter(weights.values())).device).eval()
 
 
-def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
-    """The optimiser of a recipe, with a parameter group of its own for each entry of `layer_lr`.
-
-    Raises:
-        RecipeError: `layer_lr` names no layer of the network.
-    """
-    groups: dict[str, list[nn.Parameter]] = {layer: [] for layer in spec.layer_lr}
-    others: list[nn.Parameter] = []
-    for name, weight in network.named_parameters():
-        layer = next((layer for layer in groups if name.startswith(f"{layer}.")), None)
-        (others if layer is None else groups[layer]).append(weight)
-    for layer, weights in groups.items():
-        if not weights:
-            layers = ", ".join(name for name, _ in network.named_children())
-            raise RecipeError(f"optimizer.layer_lr names no layer {layer!r} of this network; it has {layers}")
-    grouped = [{"params": others, "lr": spec.lr}] if others else []
-    grouped += [{"params": weights, "lr": spec.layer_lr[layer]} for layer, weights in groups.items()]
-    decay, fused = spec.weight_decay, not next(network.parameters()).is_meta
-    match spec.kind:
-        case "adam":
-            return torch.optim.Adam(grouped, betas=spec.betas, weight_decay=decay, fused=fused)
-        case "adamw":
-            return torch.optim.AdamW(grouped, betas=spec.betas, weight_decay=decay, fused=fused)
-        case "sgd":
-            return torch.optim.SGD(grouped, momentum=spec.momentum, weight_decay=decay, fused=fused)
-    raise AssertionError(spec.kind)
-
-
-def learning_rate_factor(schedule: Schedule, step: int, steps: int) -> float:
-    """What the peak learning rate is multiplied by at a step, the first being 0."""
-    if step < schedule.warmup_steps:
-        return (step + 1) / schedule.warmup_steps
-    match schedule.kind:
-        case "constant":
-            return 1.0
-        case "step":
-            return schedule.gamma ** sum(step >= milestone for milestone in schedule.milestones)
-        case "cosine":
-            progress = (step - schedule.warmup_steps) / max(steps - schedule.warmup_steps, 1)
-            return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
-    raise AssertionError(schedule.kind)
-
-
 class Step:
     """One optimiser step, and the guard against a loss or a gradient that is no number."""
 
     def __init__(self, recipe: Recipe, state: State, precision: Precision, ranks: Ranks):
         self.recipe, self.state, self.precision, self.ranks = recipe, state, precision, ranks
         self.places = part(range(recipe.data.batch), ranks.rank, ranks.world)
-        self.objective = objectives.build(recipe.objective, precision.device, precision.dtype)
+        self.terms = objectives.terms(recipe.objective, precision.device, precision.dtype)
+        self.adversary = state.adversary
+        if self.adversary:
+            self.adversary.join(ranks)
         self.parallel = ranks.wrap(state.network)
         self.network = torch.compile(self.parallel) if recipe.compile else self.parallel
         self.weights: list[Tensor] = list(state.network.parameters())
         self.averages = [state.average[name] for name, _ in state.network.named_parameters() if state.average]
         self.peak_lr = [group["lr"] for group in make_optimizer(state.network, recipe.optimizer).param_groups]
-        self.factor = self.loss = 0.0
+        self.factor = 0.0
+        self.names = [f"loss/{name}" for name in self.terms]
+        if self.adversary:
+            judged = (f"discriminator/{value}" for value in ("loss", "real", "fake"))
+            self.names += [f"loss/{self.adversary.name}", *judged]
+        self.values = [0.0] * len(self.names)
         # Kept on the device: to look at each step's loss would make every step wait for the last.
-        self.last_loss = torch.zeros((), device=precision.device)
-        self.diverged_at = torch.full((), torch.inf, device=precision.device)
+        self.last_values = torch.zeros(len(self.names), device=precision.device)
+        self.diverged_at = torch.full((len(self.names) + 1,), torch.inf, device=precision.device)
 
     def __call__(self, batch: tuple[Tensor, ...]) -> None:
         recipe, state = self.recipe, self.state
@@ -237,7 +202,7 @@ class Step:
         lr, hr = lr_and_hr(
             recipe.degradation, patches, recipe.scale, seed=recipe.seed, step=state.step, places=self.places
         )
-        loss = self._backward(lr, hr)
+        self.last_values = self._backward(lr, hr)
         norm = get_total_norm([weight.grad for weight in self.weights if weight.grad is not None])
         if recipe.clip_norm:
             clip_grads_with_norm_(self.weights, recipe.clip_norm, norm)
@@ -246,28 +211,36 @@ class Step:
             group["lr"] = peak * self.factor
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
+        if self.adversary:
+            self.adversary.step(self.factor)
         state.step += 1
         if self.averages:
             # The first weights are forgotten sooner.
             decay = min(recipe.ema, (1 + state.step) / (10 + state.step)) if recipe.ema_warmup else recipe.ema
             torch._foreach_lerp_(self.averages, self.weights, 1 - decay)
-        self.last_loss = loss
-        finite = self.last_loss.isfinite() & norm.isfinite()
+        finite = torch.cat([self.last_values, norm[None]]).isfinite()
         self.diverged_at = torch.where(finite, self.diverged_at, self.diverged_at.clamp_max(state.step))
 
     def _backward(self, lr: Tensor, hr: Tensor) -> Tensor:
-        """Add up the gradients of the micro-batches; this rank's part of the batch's loss."""
-        data, total = self.recipe.data, torch.zeros((), device=lr.device)
+        """Add up the gradients of the micro-batches; this rank's part of each value of the batch, by `names`."""
+        data, total, adversary = self.recipe.data, torch.zeros_like(self.last_values), self.adversary
         for number in range(data.accumulate):
             # The same places of the batch whatever the ranks, as batch norm sees a micro-batch as a whole.
             mine = slice((number - self.places.start) % data.accumulate, None, data.accumulate)
             with self.ranks.local_gradients(self.parallel) if number < data.accumulate - 1 else nullcontext():
                 with self.precision.autocast():
                     sr = self.network(lr[mine])
-                loss = self.objective(sr.float(), hr[mine]) * (len(self.places[mine]) / data.batch)
+                sr, share = sr.float(), len(self.places[mine]) / data.batch
+                losses = [weight * objective(sr, hr[mine]) for weight, objective in self.terms.values()]
+                if adversary:
+                    losses.append(adversary.generator_loss(sr, hr[mine], self.state.step))
+                values = torch.stack(losses) * share
                 # Torch averages gradients over the ranks.
-                (loss * self.ranks.world).backward()
-            total += loss.detach()
+                (values.sum() * self.ranks.world).backward()
+            if adversary:
+                with self.ranks.local_gradients(adversary.trained) if number < data.accumulate - 1 else nullcontext():
+                    values = torch.cat([values, adversary.learn(sr.detach(), hr[mine], share)])
+            total += values.detach()
         return total
 
     def _symmetries(self) -> Tensor:
@@ -286,15 +259,22 @@ class Step:
         Raises:
             NonFiniteLossError: The loss or the gradient of a step was not finite on one of the ranks.
         """
-        losses, diverged = self.ranks.gather(torch.stack([self.last_loss, self.diverged_at])).unbind(1)
-        self.loss = losses.sum().item()
-        if (step := diverged.min().item()) < torch.inf:
+        gathered = self.ranks.gather(torch.cat([self.last_values, self.diverged_at]))
+        values, diverged = gathered[:, : len(self.names)].sum(0), gathered[:, len(self.names) :].amin(0).tolist()
+        self.values = values.tolist()
+        if (step := min(diverged)) < torch.inf:
+            first = [name for name, at in zip(self.names, diverged, strict=False) if at == step]
+            what = f" ({', '.join(first)})" if first and len(self.names) > 1 else ""
             raise NonFiniteLossError(
-                f"the loss or its gradient was not finite at step {step:.0f} "
+                f"the loss or its gradient was not finite at step {step:.0f}{what} "
                 f"(optimizer.lr={self.recipe.optimizer.lr:g}): lower the learning rate, add warm-up, or set clip_norm; "
                 + (f"the last good checkpoint is of step {saved}" if saved else "there is no checkpoint yet")
             )
 
     def metrics(self) -> dict[str, float]:
+        """The loss, its terms where there are several, what the discriminator says, and the learning rates."""
         rates = {f"train/lr/{layer}": rate * self.factor for layer, rate in self.recipe.optimizer.layer_lr.items()}
-        return {"train/loss": self.loss, "train/lr": self.recipe.optimizer.lr * self.factor, **rates}
+        said = dict(zip(self.names, self.values, strict=True))
+        loss = sum(value for name, value in said.items() if name.startswith("loss/"))
+        each = {f"train/{name}": value for name, value in said.items()} if len(said) > 1 else {}
+        return {"train/loss": loss, **each, "train/lr": self.recipe.optimizer.lr * self.factor, **rates}

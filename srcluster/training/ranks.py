@@ -3,12 +3,26 @@
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from srcluster.training.batch_norm import convert_sync_batch_norm
+
+
+class _Sum(torch.autograd.Function):
+    """The sum of the ranks' values."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, ranks: "Ranks") -> Tensor:
+        ctx.ranks = ranks
+        return ranks.gather(value).sum(0)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return ctx.ranks.gather(gradient).sum(0), None
 
 
 @dataclass(frozen=True)
@@ -44,6 +58,13 @@ class Ranks:
         gathered = [torch.empty_like(values) for _ in range(self.world)]
         distributed.all_gather(gathered, values.contiguous())
         return torch.stack(gathered)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """The mean over the values of all ranks, each of which may have another number; gradients reach every rank."""
+        if self.world == 1:
+            return values.mean()
+        number = self.gather(torch.tensor(float(values.numel()), device=values.device)).sum()
+        return _Sum.apply(values.sum(), self) / number
 
     def share(self, items: Sequence) -> Sequence:
         """This rank's of some items: every `world`-th."""

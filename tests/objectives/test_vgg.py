@@ -15,7 +15,8 @@ from srcluster.objectives.weights import WeightsError, convolutions, read
 from srcluster.recipe import RecipeError, recipe_from
 from srcluster.recipe.objective import VGG, VGG_LAYERS
 from srcluster.training.checkpoint import State
-from srcluster.training.loop import Step, make_optimizer
+from srcluster.training.loop import Step
+from srcluster.training.optimizer import make_optimizer
 from srcluster.training.precision import choose
 from srcluster.training.ranks import Ranks
 

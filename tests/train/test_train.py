@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 from srcluster import local, storage
 from srcluster.recipe import Schedule
 from srcluster.train.driver import EXPERIMENT
-from srcluster.training.loop import learning_rate_factor
+from srcluster.training.optimizer import learning_rate_factor
 from srcluster.training.store import RunStore
 
 STEPS = 600

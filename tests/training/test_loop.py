@@ -21,8 +21,9 @@ from srcluster.models.saved import load_model, load_weights, weights_bytes
 from srcluster.recipe import Interpolation, Recipe, RecipeError, Schedule, recipe_from
 from srcluster.training.checkpoint import CheckpointError
 from srcluster.training.evaluation import evaluate
-from srcluster.training.loop import NonFiniteLossError, fit, learning_rate_factor
+from srcluster.training.loop import NonFiniteLossError, fit
 from srcluster.training.meter import _flops_of_patch
+from srcluster.training.optimizer import learning_rate_factor
 from srcluster.training.precision import choose
 from srcluster.training.ranks import Ranks
 

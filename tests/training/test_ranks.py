@@ -102,8 +102,25 @@ NORMALISED = {"model.norm": "batch", "model.around": "norm_activation", "optimiz
 
 ACCUMULATED = NORMALISED | {"data.accumulate": 4}
 
+ADVERSARIAL = NORMALISED | {
+    "objective": {
+        "kind": "sum",
+        "terms": {
+            "pixel": {"objective": {"kind": "l1"}},
+            "judge": {
+                "objective": {
+                    "kind": "adversarial",
+                    "discriminator": {"kind": "srgan", "features": 4},
+                    "loss": "relativistic",
+                    "optimizer": {"kind": "sgd", "lr": 1e-2},
+                }
+            },
+        },
+    }
+}
 
-@pytest.mark.parametrize("changes", [{"clip_norm": 0.01}, NORMALISED, ACCUMULATED])
+
+@pytest.mark.parametrize("changes", [{"clip_norm": 0.01}, NORMALISED, ACCUMULATED, ADVERSARIAL])
 def test_three_ranks_with_unequal_shares_end_as_one_does(tmp_path, changes):
     (tmp_path / "one").mkdir()
     train(Ranks(0, 1), tmp_path / "one", changes, None)
