@@ -142,7 +142,7 @@ def load_for(recipe: Recipe) -> list[Benchmark]:
     The first is what weights and trials are chosen by.
     """
     evaluation = recipe.evaluation
-    validation = () if evaluation.validation in ("auto", "none") else (evaluation.validation,)
+    validation = (evaluation.validation,) if evaluation.validated else ()
     return list(_loaded((*validation, *evaluation.benchmarks), recipe.scale))
 
 

@@ -2,6 +2,7 @@
 
 from srcluster import storage
 from srcluster.data import photos, shards
+from srcluster.data.holdout import VALIDATION
 from srcluster.data.shards import Manifest, Packing
 
 __all__ = ["default_shards", "print_packed"]
@@ -17,6 +18,8 @@ def print_packed(manifest: Manifest, url: str) -> None:
         f"{manifest.samples} samples in {len(manifest.shards)} shards ({size / 1e6:.1f} MB) in {url}, "
         f"digest {manifest.digest()}"
     )
+    if manifest.holdout:
+        print(f"  {len(manifest.holdout)} photographs are held out, in {storage.join(url, VALIDATION)}")
     for skipped in manifest.skipped[:_LISTED]:
         print(f"  skipped {skipped.photo}: {skipped.reason}")
     if len(manifest.skipped) > _LISTED:

@@ -85,6 +85,8 @@ class Packing(_Record):
     shard_bytes: int = Field(64_000_000, ge=1)
     """About how large a shard becomes."""
     seed: int = Field(0, ge=0)
+    holdout: int = Field(0, ge=0)
+    """Photographs that are kept out of the shards, and stored whole beside them as validation pictures."""
     lr: str | None = None
     """What the LR pictures of pairs are called; None where there are none."""
     scale: int | None = None
@@ -94,12 +96,14 @@ class Packing(_Record):
     def _fits(self) -> "Packing":
         if self.crop and self.scale and self.crop % self.scale:
             raise ValueError(f"crop is a multiple of the pairs' scale {self.scale}, not {self.crop}")
+        if self.lr and self.holdout:
+            raise ValueError("holdout is of photographs, not of pairs: name pictures by evaluation.validation instead")
         return self
 
     @model_serializer(mode="wrap")
     def _dump(self, dump: Callable[["Packing"], dict[str, Any]]) -> dict[str, Any]:
-        # What is not about pairs has the digest that it had before there were any.
-        return {key: value for key, value in dump(self).items() if key not in ("lr", "scale") or value is not None}
+        # What is not about pairs or a holdout has the digest that it had before there were any.
+        return {key: value for key, value in dump(self).items() if key not in ("lr", "scale", "holdout") or value}
 
     @property
     def side(self) -> int | None:
@@ -133,6 +137,15 @@ class Skipped(_Record):
     reason: str
 
 
+class HeldOut(_Record):
+    """A photograph that is kept out of the shards, and the file of it."""
+
+    photo: str
+    name: str
+    bytes: int
+    sha256: str
+
+
 class Manifest(_Record):
     """What was packed, how, and into what."""
 
@@ -144,13 +157,16 @@ class Manifest(_Record):
     skipped: tuple[Skipped, ...]
     software: dict[str, str]
     """Versions of what wrote the shards: their bytes depend on them."""
+    holdout: tuple[HeldOut, ...] = ()
 
     @property
     def samples(self) -> int:
         return sum(shard.samples for shard in self.shards)
 
     def encode(self) -> bytes:
-        return (self.model_dump_json(indent=1) + "\n").encode()
+        # Shards of before there was a holdout keep their digest.
+        absent = None if self.holdout else {"holdout"}
+        return (self.model_dump_json(indent=1, exclude=absent) + "\n").encode()
 
     def digest(self) -> str:
         """12 hexadecimal digits that name this very data set."""
@@ -173,7 +189,8 @@ class Made(_Record):
         return self.shard.samples if self.shard else 0
 
 
-def _encode(image: np.ndarray, format: str) -> bytes:
+def encode_picture(image: np.ndarray, format: str) -> bytes:
+    """A picture as the content of a file."""
     buffer = io.BytesIO()
     match format:
         case "tiff":
@@ -207,6 +224,19 @@ def _crops(pictures: tuple[np.ndarray, ...], name: str, packing: Packing) -> Ite
         )
 
 
+def decode_usable(photo: Photo | Pair, needed_side: int) -> tuple[np.ndarray, ...]:
+    """A photograph, or HR and LR of a pair.
+
+    Raises:
+        PhotoError: It is damaged, or a side is shorter than `needed_side` pixels.
+    """
+    pictures = photo.decode() if isinstance(photo, Pair) else (photo.decode(),)
+    height, width = pictures[0].shape[:2]
+    if min(height, width) < needed_side:
+        raise PhotoError(f"{photo.name} is {width} x {height}; each side must have {needed_side} pixels or more")
+    return pictures
+
+
 def make_shard(photos: Sequence[Photo | Pair], index: int, packing: Packing, url: str) -> Made:
     """Make the shard of this index of these photographs, and store it below `url` with a record of it.
 
@@ -217,19 +247,14 @@ def make_shard(photos: Sequence[Photo | Pair], index: int, packing: Packing, url
     with webdataset.TarWriter(tar, encoder=False, mtime=0, user="srcluster", group="srcluster") as writer:
         for photo in photos:
             try:
-                pictures = photo.decode() if isinstance(photo, Pair) else (photo.decode(),)
-                image = pictures[0]
-                if min(image.shape[:2]) < packing.needed_side:
-                    height, width = image.shape[:2]
-                    needed = packing.needed_side
-                    raise PhotoError(f"{photo.name} is {width} x {height}; each side must have {needed} pixels or more")
+                pictures = decode_usable(photo, packing.needed_side)
             except PhotoError as error:
                 skipped.append(Skipped(photo=photo.name, reason=str(error)))
                 continue
             for crop in _crops(pictures, photo.name, packing):
                 sample: dict[str, str | bytes] = {"__key__": f"{index:06d}-{samples:06d}"}
                 for picture, field in zip(crop, ("", LR_FIELD), strict=False):
-                    sample[f"{field}{packing.format}"] = _encode(picture, packing.format)
+                    sample[f"{field}{packing.format}"] = encode_picture(picture, packing.format)
                 writer.write(sample)
                 samples += 1
                 shortest = min(shortest, *crop[0].shape[:2])
@@ -257,7 +282,8 @@ def _record_name(index: int) -> str:
 
 def _inputs(photos: Sequence[Photo | Pair], index: int, packing: Packing) -> str:
     photographs = [(photo.name, photo.version) for photo in photos]
-    everything = [index, packing.model_dump(), _software(), photographs]
+    settings = {key: value for key, value in packing.model_dump().items() if key != "holdout"}
+    everything = [index, settings, _software(), photographs]
     return hashlib.sha256(json.dumps(everything).encode()).hexdigest()
 
 
@@ -272,6 +298,7 @@ def pack(
     *,
     run: Run = itertools.starmap,
     skip_share: float = 0.1,
+    holdout: tuple[HeldOut, ...] = (),
 ) -> Manifest:
     """Make every shard that is not there yet, then the manifest.
 
@@ -281,6 +308,7 @@ def pack(
         url: Folder or s3:// prefix the shards go to.
         run: Calls `make_shard` for each shard that is missing.
         skip_share: The largest share of photographs that may be unusable.
+        holdout: What was held out before.
 
     Raises:
         ShardError: Too many photographs are unusable, or the workers' software would make other shards than ours.
@@ -306,7 +334,7 @@ def pack(
                 f"{skipped} of {len(photos)} photographs of {packing.source} can't be used, more than the "
                 f"{skip_share:.0%} that may be: replace them, or raise --skip-share; the last: {one.skipped[-1].reason}"
             )
-    manifest = _manifest([made[index] for index in range(len(parts))], packing)
+    manifest = _manifest([made[index] for index in range(len(parts))], packing, holdout)
     storage.write(storage.join(url, _MANIFEST), manifest.encode())
     return manifest
 
@@ -325,8 +353,10 @@ def _recorded(url: str, count: int) -> Iterator[Made]:
             yield made
 
 
-def _manifest(made: Sequence[Made], packing: Packing) -> Manifest:
+def _manifest(made: Sequence[Made], packing: Packing, holdout: tuple[HeldOut, ...]) -> Manifest:
     shards = [one.shard for one in made if one.shard]
+    if not made:
+        raise ShardError(f"no photograph of {packing.source} is left for shards: lower --holdout")
     if not shards:
         raise ShardError(f"no photograph of {packing.source} can be used; the first: {made[0].skipped[0].reason}")
     return Manifest(
@@ -335,6 +365,7 @@ def _manifest(made: Sequence[Made], packing: Packing) -> Manifest:
         shards=shards,
         skipped=[skip for one in made for skip in one.skipped],
         software=_software(),
+        holdout=holdout,
     )
 
 

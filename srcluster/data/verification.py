@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from srcluster import storage
 from srcluster.data import pictures
 from srcluster.data.pictures import PhotoError
-from srcluster.data.shards import LR_FIELD, Manifest, Packing, Run, Shard, load_manifest
+from srcluster.data.shards import LR_FIELD, HeldOut, Manifest, Packing, Run, Shard, load_manifest
 
 __all__ = ["Checked", "check_shard", "verify"]
 
@@ -49,7 +49,17 @@ def verify(url: str, *, run: Run = itertools.starmap) -> tuple[Manifest, list[Ch
     """
     manifest = load_manifest(url)
     calls = [(shard, manifest.packing, manifest.shortest_side, url) for shard in manifest.shards]
-    return manifest, sorted(run(check_shard, calls), key=lambda checked: checked.name)
+    checked = [_check_held_out(held, url) for held in manifest.holdout]
+    return manifest, sorted([*run(check_shard, calls), *checked], key=lambda checked: checked.name)
+
+
+def _check_held_out(held: HeldOut, url: str) -> Checked:
+    place, fault = storage.join(url, held.name), None
+    if not storage.exists(place):
+        fault = "is missing"
+    elif hashlib.sha256(storage.read(place)).hexdigest() != held.sha256:
+        fault = "has another SHA-256 than its manifest says: it was damaged or replaced"
+    return Checked(name=held.name, samples=0, fault=fault)
 
 
 def check_shard(shard: Shard, packing: Packing, shortest_side: int, url: str) -> Checked:

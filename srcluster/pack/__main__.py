@@ -13,6 +13,7 @@ from srcluster import cli, storage
 from srcluster.cluster.choose import choose_cluster
 from srcluster.data import pairs, photos, shards, verification
 from srcluster.data.default_shards import print_packed
+from srcluster.data.holdout import hold_out
 from srcluster.data.listing import Listing, Photo
 from srcluster.data.pairs import Pair
 from srcluster.data.shards import Packing
@@ -43,7 +44,10 @@ def pack(
     skip_share: Annotated[float, typer.Option(help="The largest share of photographs that may be unusable.")] = 0.1,
     format: Annotated[str, typer.Option(help="tiff, webp, png, npy (raw) or jpg (lossy).")] = "tiff",
     shard_mb: Annotated[float, typer.Option(help="About how large a shard is, in 10^6 bytes.")] = 64,
-    seed: Annotated[int, typer.Option(help="Decides where crops are cut.")] = 0,
+    seed: Annotated[int, typer.Option(help="Decides where crops are cut, and what is held out.")] = 0,
+    holdout: Annotated[
+        int, typer.Option(help="Photographs to keep out of the shards, by which weights and trials are chosen.")
+    ] = 0,
     address: Annotated[
         str,
         typer.Option(
@@ -79,6 +83,7 @@ def pack(
         "format": format,
         "shard_bytes": shard_mb * 1e6 // 1,
         "seed": seed,
+        "holdout": holdout,
     }
     packing = _packing(**settings)
     address = choose_cluster(address)
@@ -93,7 +98,8 @@ def pack(
     _refuse_others(to, packing)
     work = Work("packing", address, workers, trouble="photographs skipped", troubles=lambda made: len(made.skipped))
     with _interruptible("the shards that are complete stay, continue"):
-        manifest = shards.pack(found, packing, to, run=work.run, skip_share=skip_share)
+        found, held = hold_out(found, packing, to)
+        manifest = shards.pack(found, packing, to, run=work.run, skip_share=skip_share, holdout=held)
     print_packed(manifest, to)
     if not work.shards:
         print("nothing was to be done: all of it was there already")
@@ -139,7 +145,7 @@ def _verify(url: str, address: str, workers: int) -> None:
             "which makes only these again"
         )
     print(
-        f"{manifest.samples} samples in {len(all_checked)} shards of {url} are as their manifest says, digest "
+        f"{manifest.samples} samples in {len(manifest.shards)} shards of {url} are as their manifest says, digest "
         f"{manifest.digest()}; {work.samples_per_s:.0f} samples/s"
     )
 

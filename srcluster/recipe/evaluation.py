@@ -53,6 +53,11 @@ class Evaluation(Part):
         """All that is measured."""
         return tuple(map(measure, self._all_metrics))
 
+    @property
+    def validated(self) -> bool:
+        """Whether weights and trials are chosen by other pictures than a benchmark's; known of a resolved recipe."""
+        return self.validation not in ("auto", "none")
+
     def criterion(self, pictures: str) -> Criterion:
         """What weights and trials are chosen by, on a benchmark or the validation pictures of this name."""
         chosen = measure(self._selected)
@@ -63,7 +68,8 @@ class Evaluation(Part):
         criterion = self.criterion(pictures)
         if self.select == "last":
             return "the last weights that were measured"
-        return f"the weights with the {'highest' if criterion.higher else 'lowest'} {metric_title(criterion.metric)}"
+        most = "highest" if criterion.higher else "lowest"
+        return f"the weights with the {most} {metric_title(criterion.metric)}" + ", a test set" * (not self.validated)
 
 
 class Checkpoint(Part):

@@ -102,8 +102,9 @@ def train_run(
 def _describe(run: Run, recipe: Recipe, stream: Stream, measured: list[Benchmark]) -> None:
     run.text(yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False), "recipe.yaml")
     run.dataset("shards", recipe.data.shards, stream.manifest.digest(), "train")
-    for benchmark in measured:
-        run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")
+    for number, benchmark in enumerate(measured):
+        context = "validation" if number == 0 and recipe.evaluation.validated else "test"
+        run.dataset(benchmark.name, benchmark.source, benchmark.digest, context)
 
 
 def _keep(run: Run, recipe: Recipe, measured: list[Benchmark], result: Fit, store: RunStore) -> None:

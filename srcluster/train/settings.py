@@ -7,9 +7,11 @@ from pathlib import Path
 from srcluster import objectives, storage, tracking
 from srcluster.data import benchmarks
 from srcluster.data.default_shards import default_shards
+from srcluster.data.holdout import held_out
 from srcluster.models.start import resolve_start
 from srcluster.recipe import Recipe, recipe_from
 from srcluster.training.check import check_trainable
+from srcluster.training.measures import exact_name
 
 
 def results_url(kind: str) -> str:
@@ -42,10 +44,18 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
     # What follows `=` on a command line is not expanded by the shell.
     named = map(os.path.expanduser, (shards, *measured))
     shards, *measured_urls = (str(Path(name).resolve()) if Path(name).is_dir() else name for name in named)
+    validation = recipe.evaluation.validation
+    if validation == "auto":
+        validation = _held_out(shards) or "auto"
+    elif Path(validation).is_dir():
+        validation = str(Path(validation).resolve())
     objective = _resolved_objective(recipe.objective).model_dump(mode="json")
     values = {
         "data.shards": shards,
         "evaluation.benchmarks": measured_urls,
+        "evaluation.validation": validation,
+        "evaluation.metrics": [exact_name(words) for words in recipe.evaluation.metrics],
+        "evaluation.select": exact_name(recipe.evaluation.select),
         "objective": objective,
         "start": start.model_dump(),
     }
@@ -54,4 +64,5 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
 
 # Asked of the store once for all trials of a sweep.
 _shards_by_default = functools.cache(default_shards)
+_held_out = functools.cache(held_out)
 _resolved_objective = functools.cache(objectives.resolve)

@@ -1,5 +1,6 @@
 """What computes the measures of a recipe or of a command line."""
 
+import functools
 import importlib
 from collections.abc import Callable, Iterable
 from typing import TypeAlias
@@ -48,6 +49,12 @@ def load_measures(wanted: Iterable[Measure], weights: str = "auto", normalizatio
         else:
             functions[one.name] = STANDARD[one.name]
     return functions
+
+
+@functools.cache
+def exact_name(words: str) -> str:
+    """The name that a measure's metrics have: `lpips` becomes that of the variant that the weights at hand give."""
+    return LPIPS().name if words == "lpips" else words
 
 
 class _Distance:
