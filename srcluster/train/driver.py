@@ -232,29 +232,30 @@ def fit(
         label_selector=None if workers.gpu else CPU_NODES,
         elastic_resize_monitor_interval_s=_RESIZE_S,
     )
+
+    def trainer() -> TorchTrainer:
+        return TorchTrainer(
+            work,
+            train_loop_config=config,
+            torch_config=DeferredTorchConfig(),
+            scaling_config=scaling,
+            run_config=train.RunConfig(
+                name="train",
+                # Ray Train writes an empty file there and no more, since it is given no checkpoint.
+                storage_path=f"{tempfile.gettempdir()}/srcluster-ray-{os.getuid()}",
+                failure_config=train.FailureConfig(max_failures=workers.retries),
+                logging_config=train.LoggingConfig(log_level="ERROR"),
+            ),
+        )
+
     outcome: dict[str, Any] = {}
     over = threading.Event()
 
     def train_all() -> None:
         for _ in range(workers.retries + 1):
             try:
-                # Ray Train keeps nothing here that is needed: the workers find their checkpoint by themselves.
-                with tempfile.TemporaryDirectory(prefix="srcluster-", ignore_cleanup_errors=True) as folder:
-                    ray_run = train.RunConfig(
-                        name="train",
-                        storage_path=folder,
-                        failure_config=train.FailureConfig(max_failures=workers.retries),
-                        logging_config=train.LoggingConfig(log_level="ERROR"),
-                    )
-                    trainer = TorchTrainer(
-                        work,
-                        train_loop_config=config,
-                        torch_config=DeferredTorchConfig(),
-                        scaling_config=scaling,
-                        run_config=ray_run,
-                    )
-                    outcome.update(trainer.fit().return_value)
-                    return
+                outcome.update(trainer().fit().return_value)
+                return
             except RayActorError:
                 if over.is_set():
                     return
