@@ -99,7 +99,7 @@ def test_a_job_runs_once_and_gives_nothing_away(shell):
     shell.wait_for(lambda: "lease.json" in storage.names(kept), process)
     shell.wait_for(lambda: any("state.json" in name for name in storage.names(kept)), process)
 
-    ours = processes.family(shell.cluster.processes["ray"])
+    ours = processes.members(shell.cluster.processes["ray"])
     assert [ours for ours in ours if "RayTrainWorker" in " ".join(ours.cmdline())]
     pids = {process.pid for process in ours}
     sockets = [socket for socket in psutil.net_connections("inet") if socket.pid in pids]
