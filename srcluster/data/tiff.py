@@ -112,8 +112,8 @@ def _name(kinds: type[enum.IntEnum], value: int) -> str:
 
 def _decoded(encoded: bytes, page: tifffile.TiffPage) -> np.ndarray:
     """Values as they are stored, by libtiff: tifffile's own decoder of LZW crashes on some damaged files."""
-    if page.compression in _DEFLATE:
-        # Here the stream's checksum counts, which libtiff passes over.
+    if page.compression in _DEFLATE or (page.compression == 1 and page.bitspersample not in (8, 16)):
+        # Here the stream's checksum counts, which libtiff passes over; and not all of its versions unpack bits.
         return np.asarray(page.asarray())
     if page.photometric == tifffile.PHOTOMETRIC.SEPARATED:
         # Of CMYK, imagecodecs would give RGB of 8 bits.
