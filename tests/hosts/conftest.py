@@ -154,6 +154,8 @@ class Net:
     def __init__(self, folder: Path, stack: ExitStack):
         self.folder, self.bridge, self.stack = folder, f"sr{os.getpid()}", stack
         self.subnet = f"10.{200 + os.getpid() % 50}.{secrets.randbelow(250)}"
+        # SeaweedFS names sockets in /tmp by these, and the disk is shared.
+        self.s3_port = 10_000 + 2 * (os.getpid() % 10_000)
         self.ray_folder = Path("/tmp", f"{PREFIX}{os.getpid()}")
         self.ray_folder.mkdir()
         stack.callback(self.ray_folder.rmdir)
@@ -163,7 +165,7 @@ class Net:
         ip("link", "set", self.bridge, "up")
         write_private(folder / "token", secrets.token_hex(32))
         self.environment = {
-            "AWS_ENDPOINT_URL": f"http://{self.subnet}.2:8333",
+            "AWS_ENDPOINT_URL": f"http://{self.subnet}.2:{self.s3_port}",
             "AWS_ACCESS_KEY_ID": secrets.token_hex(10),
             "AWS_SECRET_ACCESS_KEY": secrets.token_hex(20),
             "AWS_DEFAULT_REGION": "us-east-1",
@@ -197,6 +199,7 @@ class Net:
             **{"dir": ".", "ip": host.address, "ip.bind": host.address, "master.telemetry": "false"},
             **{"master.electionTimeout": "1s", "master.volumeSizeLimitMB": 64, "volume.max": 0, "filer": "true"},
             **{"s3": "true", "s3.config": "identities.json", "s3.port.iceberg": 0, "s3.port.lance": 0},
+            **{"s3.port": self.s3_port, "filer.port": self.s3_port + 1},
         }
         flags = (f"-{name}={value}" for name, value in options.items())
         host.start("s3", str(weed), "-logtostderr", "server", *flags, HOME=str(host.folder))
@@ -288,7 +291,7 @@ def net(tmp_path_factory) -> Iterator[Net]:
         patch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
         net.serve()
         net.start_ray(net.head)
-        net.wait_for(lambda: answers(f"http://{net.services.address}:8333/healthz"))
+        net.wait_for(lambda: answers(f"{net.environment['AWS_ENDPOINT_URL']}/healthz"))
         storage.make_bucket("s3://hosts")
         net.wait_for(lambda: answers(f"http://{net.services.address}:5000/health"))
         net.wait_for(lambda: answers(f"http://{net.head.address}:52365/api/healthz"))
