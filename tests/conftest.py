@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 from PIL import Image
 
@@ -39,6 +40,10 @@ TINY_SWEEP = {
 
 IMPATIENT = {"SRCLUSTER_LEASE_BEAT_S": "1", "SRCLUSTER_RESIZE_S": "5"}
 """So that a test need not wait as long as is wise elsewhere: for a driver that died, and for a worker that may join."""
+
+# Several processes share the cores, and torch's threads would wait for one another: tiles took nine times as long.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # Where the tests run in a shell's background it is ignored, and so it would be by what they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
