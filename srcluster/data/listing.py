@@ -13,7 +13,7 @@ from srcluster import storage
 from srcluster.data import archive
 from srcluster.data.pictures import PhotoError, decode, endings
 
-__all__ = ["Listing", "Photo", "list_pictures", "printable"]
+__all__ = ["Listing", "Photo", "list_pictures", "printable", "select"]
 
 _RUBBISH_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "#recycle", "system volume information", "lost+found"}
 _RUBBISH = re.compile(
@@ -35,12 +35,14 @@ class Photo:
         url: The file or object, or the zip archive that it is in.
         version: Becomes another word when its content does.
         member: Its name within the archive.
+        span: Its first byte in a tar file, and how many bytes it has.
     """
 
     name: str
     url: str
     version: str
     member: str | None = None
+    span: tuple[int, int] | None = None
 
     def read(self) -> bytes:
         """Its content.
@@ -49,6 +51,8 @@ class Photo:
             StorageError: It can't be read.
             ArchiveError: The archive can't be read, or this member of it: that is a MemberError.
         """
+        if self.span:
+            return storage.read_span(self.url, *self.span)
         return storage.read(self.url) if self.member is None else archive.read(Path(self.url), self.member)
 
     def decode(self) -> np.ndarray:
@@ -94,6 +98,12 @@ def list_pictures(url: str) -> Listing:
         found = [Photo(name, url, word, name) for name, word in archive.versions(Path(url))]
     else:
         found = [Photo(printable(name), f"{url}/{name}", word) for name, word in _files(url, left_out)]
+    return select(found, left_out)
+
+
+def select(found: Iterable[Photo], left_out: Counter[str] | None = None) -> Listing:
+    """Of files of all kinds those that are pictures."""
+    left_out = Counter() if left_out is None else left_out
     photos: dict[str, Photo] = {}
     for photo in found:
         *folders, name = re.split(r"[/\\]", photo.name.lower())

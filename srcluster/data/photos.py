@@ -8,6 +8,7 @@ from pathlib import Path
 from srcluster import storage
 from srcluster.data.listing import Listing, Photo, list_pictures
 from srcluster.data.pictures import PhotoError, endings
+from srcluster.data.tars import list_tars, tar_urls
 
 __all__ = ["HELD_OUT", "data_folder", "find", "in_wheels"]
 
@@ -47,7 +48,8 @@ def find(source: str) -> Listing:
 
     Args:
         source: `wheels`, the colour photographs inside scikit-image and scikit-learn that are not held out for the
-            benchmark; a folder; a zip archive; an s3:// URL; or the name of a folder or zip archive under
+            benchmark; a folder; a zip archive; an s3:// URL; tar files, as `tars.tar_urls` takes them, or a folder
+            that holds nothing else; or the name of a folder or zip archive under
             SRCLUSTER_DATA, such as T91.
 
     Raises:
@@ -61,7 +63,13 @@ def find(source: str) -> Listing:
         if source.lower().endswith(".zip"):
             raise PhotoError(f"{source} is an archive, which is read from a local path alone: download or unpack it")
         storage.check(source)
-    found = list_pictures(source if storage.is_s3(source) else str(_local(source)))
+    if source.lower().endswith(".tar"):
+        found = list_tars(tar_urls(source))
+    else:
+        url = source if storage.is_s3(source) else str(_local(source))
+        found = list_pictures(url)
+        if not found and found.left_out[".tar"]:
+            found = list_tars(tar_urls(storage.join(url, "*.tar")))
     if not found:
         reason = found.note or f"looked for {', '.join(sorted(endings()))}"
         raise PhotoError(f"no photographs in {source}: {reason}")

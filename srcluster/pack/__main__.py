@@ -31,7 +31,10 @@ class PackError(UserError):
 def pack(
     source: Annotated[
         str | None,
-        typer.Argument(help="A folder, a .zip, s3://bucket/prefix, a name under SRCLUSTER_DATA (T91), or `wheels`."),
+        typer.Argument(
+            help="A folder, a .zip, s3://bucket/prefix, tar files ({00000..00099}.tar, *.tar), a name under "
+            "SRCLUSTER_DATA (T91), or `wheels`."
+        ),
     ] = None,
     to: Annotated[str | None, typer.Option(metavar="URL", help="Folder or s3:// prefix that the shards go to.")] = None,
     lr: Annotated[

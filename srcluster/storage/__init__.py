@@ -58,6 +58,15 @@ def read(url: str, *, patience_s: float = PATIENCE_S) -> bytes:
     return content.getvalue()
 
 
+def read_span(url: str, first: int, size: int, *, patience_s: float = PATIENCE_S) -> bytes:
+    """`size` bytes of a file or object, from byte `first` on."""
+    if is_s3(url):
+        return s3.read_span(url, patience_s, first, size)
+    with _explaining(url), _path(url).open("rb") as file:
+        file.seek(first)
+        return file.read(size)
+
+
 def chunks(url: str, chunk_bytes: int = CHUNK_BYTES, *, patience_s: float = PATIENCE_S) -> Iterator[bytes]:
     """Stream a file or object in pieces of at most `chunk_bytes`; no byte is lost or repeated.
 

@@ -70,6 +70,18 @@ def _patient(ask: Callable[Concatenate[Any, str, P], T]) -> Callable[Concatenate
     return patiently
 
 
+@_patient
+def read_span(s3: Any, url: str, first: int, size: int) -> bytes:
+    answer = s3.get_object(**_object(url), Range=f"bytes={first}-{first + size - 1}")
+    with closing(answer["Body"]) as body:
+        if not answer.get("ContentRange", "").startswith(f"bytes {first}-"):
+            raise StorageError(f"{url} can't be read from byte {first} on: the store honours no Range")
+        content: bytes = body.read()
+    if len(content) != size:
+        raise _cut_off()
+    return content
+
+
 def chunks(url: str, patience_s: float, chunk_bytes: int) -> Iterator[bytes]:
     """Stream an object, each connection going on where the last one broke off."""
     patience = _Patience(url, patience_s)
