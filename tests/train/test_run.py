@@ -1,5 +1,8 @@
 """One run, alone in this process, whose MLflow is away: nothing of it is lost, and nothing is there twice."""
 
+import re
+import shutil
+
 import pytest
 from mlflow import MlflowClient
 from PIL import Image
@@ -9,7 +12,10 @@ from srcluster.data.photos import find
 from srcluster.data.shards import Packing, pack
 from srcluster.recipe import Recipe, recipe_from
 from srcluster.tracking import Run, curve, send_unsent
+from srcluster.train import driver
+from srcluster.train.driver import Workers
 from srcluster.train.run import log_baseline, publish, train_run
+from srcluster.train.settings import resolve_recipe
 from srcluster.training.store import RunStore
 
 
@@ -107,6 +113,34 @@ def test_a_network_is_published_without_its_benchmark(recipe, tmp_path, mlflow_s
     assert publish(gone, run.id, store, metrics) == model, "once"
     with pytest.raises(Exception, match=f"the network is safe in {store.url}, but MLflow can't be given it"):
         publish(gone, "0" * 32, store, metrics)
+
+
+@pytest.mark.cluster
+def test_the_same_command_says_in_mlflow_what_came_of_a_finished_run(
+    recipe, tmp_path, begin_without_mlflow, monkeypatch, capsys, mlflow_server
+):
+    """All that MLflow should have is lost, and so is the folder of the benchmark."""
+    monkeypatch.setenv("SRCLUSTER_STORAGE", str(tmp_path))
+    # What is finished takes no cluster.
+    for name in ("check_reachable", "end_as_ctrl_c"):
+        monkeypatch.setattr(driver, name, lambda *_: None)
+    shutil.copytree(recipe.evaluation.benchmarks[0], tmp_path / "pieces")
+    again = recipe_from(recipe.model_dump(mode="json"), {"evaluation.benchmarks": [f"{tmp_path}/pieces"]})
+    store = RunStore(f"{tmp_path}/runs/again")
+    store.claim(resolve_recipe(again))
+    metrics = train_run(again, begin_without_mlflow("lost", store), store, die_at(0))
+    for folder in ("pieces", "runs/again/unsent"):
+        shutil.rmtree(tmp_path / folder)
+    benchmarks._loaded.cache_clear()
+    assert driver.run(again, "again", Workers(1, 1, 1, False, 0), "nowhere")
+    printed = capsys.readouterr().out
+    assert "again is finished" in printed
+    assert "bicubic is not measured again: " in printed
+    client = MlflowClient()
+    (model,) = re.findall(r"in MLflow: models:/alone/(\d+),", printed)
+    run = client.get_run(client.get_model_version("alone", model).run_id)
+    assert (run.info.status, run.data.params["model.kind"]) == ("FINISHED", "srcnn")
+    assert run.data.metrics.items() >= metrics.items()
 
 
 @pytest.mark.cluster
