@@ -5,13 +5,14 @@ import hashlib
 import io
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from PIL import Image
 
 from srcluster import storage
@@ -19,13 +20,19 @@ from srcluster.data.layouts import Original, check_distinct, name_parts, origina
 from srcluster.data.listing import Listing, Photo
 from srcluster.data.photos import HELD_OUT, data_folder, find, in_wheels
 from srcluster.data.pictures import PhotoError, decode
+from srcluster.data.pipeline import degrade_by_steps
 from srcluster.pixels.resize import imresize
 from srcluster.recipe import Recipe
+from srcluster.recipe.pipeline import Step
 
 NAMED = ("Set5", "Set14", "BSD100", "Urban100", "Manga109")
 
 _TWINS = {"b100": "BSD100", "bsds100": "BSD100"} | {name.lower(): name for name in NAMED}
 """What the named benchmarks are called elsewhere, in lower case."""
+
+
+_DRAWS = 5
+"""Sets the draws of degraded benchmarks apart from those of training."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +150,21 @@ def load_for(recipe: Recipe) -> list[Benchmark]:
     """
     evaluation = recipe.evaluation
     validation = (evaluation.validation,) if evaluation.validated else ()
-    return list(_loaded((*validation, *evaluation.benchmarks), recipe.scale))
+    loaded = _loaded((*validation, *evaluation.benchmarks), recipe.scale)
+    if recipe.degradation.kind == "pipeline":
+        return [_degraded(one, recipe.scale, recipe.degradation.steps) for one in loaded]
+    return list(loaded)
+
+
+def _degraded(benchmark: Benchmark, scale: int, steps: Sequence[Step]) -> Benchmark:
+    """A benchmark whose LR is made by the steps of a recipe, with draws that are the same in each of its runs."""
+    images = []
+    for number, image in enumerate(benchmark.images):
+        hr = torch.tensor(image.hr).permute(2, 0, 1)
+        lr = degrade_by_steps(hr, scale, steps, np.random.default_rng([_DRAWS, number])).mul(255).round().byte()
+        images.append(replace(image, lr=lr.permute(1, 2, 0).numpy()))
+    digest = hashlib.sha256(b"".join([benchmark.digest.encode(), *(image.lr.tobytes() for image in images)]))
+    return replace(benchmark, name=f"{benchmark.name}-degraded", images=tuple(images), digest=digest.hexdigest()[:12])
 
 
 @functools.lru_cache(1)

@@ -7,18 +7,31 @@ bit, that region of the photograph's LR.
 
 from fractions import Fraction
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from srcluster.data.pipeline import degrade_by_steps
 from srcluster.pixels.resize import resize
 from srcluster.recipe import BICUBIC, Degradation
+
+_PIPELINE_MARGIN = 24
+
+_DRAWS = 4
+"""Sets these draws apart from those of `srcluster.data.order`."""
 
 __all__ = ["augment", "degrade", "lr_and_hr", "margin", "shrink"]
 
 
 def margin(scale: int, spec: Degradation = BICUBIC) -> int:
-    """HR pixels to cut around a patch for `degrade` to trim: a whole number of LR pixels."""
-    return 0 if spec.kind == "paired" else 2 * scale
+    """HR pixels to cut around a patch for `lr_and_hr` to trim: a whole number of LR pixels."""
+    match spec.kind:
+        case "paired":
+            return 0
+        case "pipeline":
+            # As far as two blurs of the largest usual size reach.
+            return -(-_PIPELINE_MARGIN // scale) * scale
+    return 2 * scale
 
 
 def lr_and_hr(
@@ -43,6 +56,11 @@ def lr_and_hr(
         case "paired":
             hr, lr = patches
             return lr.float() / 255, hr.float() / 255
+        case "pipeline":
+            randoms = [np.random.default_rng([_DRAWS, seed, step, place]) for place in places]
+            pairs = zip(patches[0], randoms, strict=True)
+            lr = torch.stack([degrade_by_steps(hr, scale, spec.steps, random) for hr, random in pairs])
+            return _trimmed(lr, patches[0], scale, margin(scale, spec))
     raise AssertionError(spec.kind)
 
 
@@ -82,6 +100,9 @@ def degrade(hr: Tensor, scale: int) -> tuple[Tensor, Tensor]:
     Returns:
         lr: B x 3 x P/scale x P/scale; hr: B x 3 x P x P; both float32 in [0, 1].
     """
-    lr_cut, hr_cut = margin(scale) // scale, margin(scale)
-    lr = shrink(hr, scale)[..., lr_cut:-lr_cut, lr_cut:-lr_cut]
-    return lr, hr[..., hr_cut:-hr_cut, hr_cut:-hr_cut].float() / 255
+    return _trimmed(shrink(hr, scale), hr, scale, margin(scale))
+
+
+def _trimmed(lr: Tensor, hr: Tensor, scale: int, cut: int) -> tuple[Tensor, Tensor]:
+    inside = cut // scale
+    return lr[..., inside:-inside, inside:-inside], hr[..., cut:-cut, cut:-cut].float() / 255

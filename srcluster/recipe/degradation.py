@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Tag
 
+from srcluster.recipe.pipeline import Pipeline
 from srcluster.recipe.validation import Part, kind_or
 
 __all__ = ["BICUBIC", "Bicubic", "Degradation", "Paired"]
@@ -23,4 +24,7 @@ class Paired(Part):
 
 BICUBIC = Bicubic()
 
-Degradation = Annotated[Annotated[Bicubic, Tag("bicubic")] | Annotated[Paired, Tag("paired")], kind_or("bicubic")]
+Degradation = Annotated[
+    Annotated[Bicubic, Tag("bicubic")] | Annotated[Paired, Tag("paired")] | Annotated[Pipeline, Tag("pipeline")],
+    kind_or("bicubic"),
+]

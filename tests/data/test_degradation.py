@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from srcluster.data.degradation import augment, degrade, margin, shrink
+from srcluster.data.benchmarks import load_for
+from srcluster.data.degradation import augment, degrade, lr_and_hr, margin, shrink
 from srcluster.data.photos import find
 from srcluster.pixels.resize import imresize
+from srcluster.recipe import recipe_from
+from srcluster.recipe.pipeline import Pipeline
 
 
 @pytest.mark.parametrize("scale", [2, 4])
@@ -43,3 +46,28 @@ def test_augment_draws_all_eight_symmetries():
         for turns in range(4)
     }
     assert seen == expected
+
+
+def test_a_pipelines_lr_depends_on_the_place_in_the_batch_and_not_on_who_makes_it():
+    recipe = Pipeline(kind="pipeline", preset="web")
+    side = 32 + 2 * margin(4, recipe)
+    hr = torch.randint(256, (5, 3, side, side), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    whole, sharp = lr_and_hr(recipe, (hr,), 4, seed=1, step=7, places=range(5))
+    part, _ = lr_and_hr(recipe, (hr[2:4],), 4, seed=1, step=7, places=range(2, 4))
+    assert whole.shape == (5, 3, 8, 8)
+    assert sharp.shape == (5, 3, 32, 32)
+    assert torch.equal(part, whole[2:4])
+    later, _ = lr_and_hr(recipe, (hr,), 4, seed=1, step=8, places=range(5))
+    assert not torch.equal(later, whole)
+
+
+def test_benchmarks_of_such_a_recipe_have_its_degradation():
+    values = {"name": "x", "steps": 1, "model": {"kind": "srcnn"}, "evaluation": {"benchmarks": ["Wheel3"]}}
+    plain, first, again = (
+        load_for(recipe_from(values, changes))[0]
+        for changes in ({}, *2 * [{"degradation": {"kind": "pipeline", "preset": "web"}}])
+    )
+    assert (first.name, first.digest) == ("Wheel3-degraded", again.digest)
+    assert first.digest != plain.digest
+    assert first.images[0].lr.shape == plain.images[0].lr.shape
+    assert not (first.images[0].lr == plain.images[0].lr).all()

@@ -8,6 +8,8 @@ MINIMAL = {"name": "mine", "steps": 10, "model": {"kind": "srcnn"}}
 
 SHIPPED = {
     "edsr": "c948b1d18cbb",
+    "esrgan": "c3b939148080",
+    "srgan": "462543b50485",
     "perceptual": "7271c7d01412",
     "srcnn": "0ac0930f1695",
     "srresnet": "14ecaaf0757d",
