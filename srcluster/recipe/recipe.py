@@ -100,6 +100,11 @@ class Recipe(Part):
                 raise ValueError(f"discriminator.kind: unet takes data.patch in multiples of 8, not {self.data.patch}")
         return self
 
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """A person's own, that the network is of."""
+        return (self.model.package,) if self.model.kind == "import" else ()
+
     def digest(self) -> str:
         """12 hexadecimal digits that change with what changes the result, and with nothing else.
 

@@ -216,7 +216,7 @@ def _comparison(trial: Trial, url: str) -> Image.Image:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "model.safetensors")
         storage.download(storage.join(url, trial.folder, file.name), file)
-        _, network = load_model(file)
+        _, network = load_model(file, recipe.packages)
     shown = benchmark.images[: max(recipe.evaluation.pictures, 1)]
     return grid(
         [

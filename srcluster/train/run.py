@@ -140,7 +140,7 @@ def publish(recipe: Recipe, run_id: str, store: RunStore, metrics: dict[str, flo
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "model.safetensors")
             storage.download(storage.join(store.url, file.name), file)
-            _, network = load_model(file, [recipe.model.package] if recipe.model.kind == "import" else ())
+            _, network = load_model(file, recipe.packages)
             return tracking.register(recipe.name, run_id, network, example, file, metrics, recipe.steps)
     except Exception as error:  # Not every network can be exported.
         raise UserError(f"the network is safe in {store.url}, but MLflow can't be given it ({error})") from error
