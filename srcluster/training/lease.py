@@ -45,7 +45,7 @@ class Holder:
         """
         _, content = self.read()
         if content.get("id") != self.id:
-            raise self.lost_to(content.get("who", "nobody"))
+            raise self.lost_to(content)
 
     def read(self, patience_s: float = storage.PATIENCE_S) -> tuple[str, dict]:
         """The version of the lease and what it says; both are empty where nobody holds it."""
@@ -63,9 +63,11 @@ class Holder:
     def file(self) -> str:
         return storage.join(self.url, "lease.json")
 
-    def lost_to(self, successor: str) -> LeaseError:
+    def lost_to(self, content: dict) -> LeaseError:
+        # Only a successor that has ended removes it.
+        who = content.get("who", "a driver that has ended since")
         return LeaseError(
-            f"{self.url} was taken over by {successor} while this process could not be heard: leave it to that one"
+            f"{self.url} was taken over by {who} while this process could not be heard: leave it to that one"
         )
 
 
@@ -84,7 +86,7 @@ class Lease:
         self.holder = Holder(url)
         self._log, self._beat_s = log, beat_s
         self._ended = threading.Event()
-        self._successor = ""
+        self._lost: LeaseError | None = None
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def __enter__(self) -> "Lease":
@@ -107,7 +109,7 @@ class Lease:
         # In a store that is away, it stays until it was silent for long enough.
         with suppress(StorageError):
             self._look()
-            if not self._successor:
+            if not self._lost:
                 storage.delete(self.holder.file, patience_s=_PATIENCE_S)
 
     def check(self) -> None:
@@ -116,8 +118,8 @@ class Lease:
         Raises:
             LeaseError: Another took it over, since this one gave no sign of life.
         """
-        if self._successor:
-            raise self.holder.lost_to(self._successor)
+        if self._lost:
+            raise self._lost
 
     def _wait(self) -> str:
         """The version of the lease to replace, once nobody holds it."""
@@ -135,18 +137,18 @@ class Lease:
 
     def _beat(self) -> None:
         beats = 0
-        while not (self._successor or self._ended.wait(self._beat_s)):
+        while not (self._lost or self._ended.wait(self._beat_s)):
             # Nobody else can write to a store that is away; a conflict is looked at with the next beat.
             with suppress(StorageError):
                 version = self._look()
-                if not self._successor:
+                if not self._lost:
                     self._write(beats := beats + 1, version)
 
     def _look(self) -> str:
         """The version of the lease, whoever holds it."""
         version, content = self.holder.read(_PATIENCE_S)
-        if content and content["id"] != self.holder.id:
-            self._successor = content["who"]
+        if content.get("id") != self.holder.id:
+            self._lost = self.holder.lost_to(content)
         return version
 
     def _write(self, beats: int, version: str) -> None:

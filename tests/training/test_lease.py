@@ -88,8 +88,16 @@ def test_workers_know_whether_their_driver_holds_it(url):
         with pytest.raises(LeaseError, match="was taken over by process 1 on x"):
             held.holder.check()
     storage.delete(storage.join(url, "lease.json"))
-    with pytest.raises(LeaseError, match="was taken over by nobody"):
+    with pytest.raises(LeaseError, match="was taken over by a driver that has ended since"):
         held.holder.check()
+
+
+def test_who_sleeps_through_the_life_of_a_successor_stops(url):
+    with lease(url) as first:
+        storage.delete(storage.join(url, "lease.json"))
+        with pytest.raises(LeaseError, match="was taken over by a driver that has ended since"):
+            wait_for(first.check)
+    assert storage.names(url) == []
 
 
 def test_a_dead_holder_is_followed_after_a_while(url):
