@@ -190,7 +190,7 @@ def second_tiff(content: bytes) -> np.ndarray:
     if tags.get(262) == 2 and len(tags.get(258)) > 3 and 338 not in tags:
         raise ValueError("Pillow read no ExtraSamples")
     values = tifffile.imread(io.BytesIO(content)).astype(float) / 65535
-    values = np.moveaxis(values, 0, 2) if tags.get(284) == 2 and values.ndim == 3 else np.atleast_3d(values)
+    values = np.moveaxis(values, 0, 2) if values.ndim == 3 and values.shape[2] > 5 else np.atleast_3d(values)
     match tags.get(262):
         case 0:
             values[..., 0] = 1 - values[..., 0]

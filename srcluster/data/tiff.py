@@ -52,7 +52,12 @@ def read_tiff(encoded: bytes, name: str) -> Raster:
     """
     with tifffile.TiffFile(io.BytesIO(encoded)) as file:
         # Reduced views may stand behind the picture; an ImageJ stack is pages without tags of their own.
-        pages = sum(not page.is_reduced for page in file.pages)
+        pages, seen = 0, set()
+        for page in file.pages:
+            if page.offset in seen:
+                raise PhotoError(f"{name} is damaged: its pages go round in a circle; fetch it again or remove it")
+            seen.add(page.offset)
+            pages += not page.is_reduced
         pages = max(pages, int((file.imagej_metadata or {}).get("images", 1)))
         page = file.pages[0]
         if pages > 1:

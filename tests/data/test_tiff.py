@@ -167,6 +167,15 @@ def test_what_is_not_understood_is_refused_by_name(content, words):
         decode(content, "a")
 
 
+def test_pages_in_a_circle():
+    content = bytearray(tiff(RGB))
+    (first,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, first)
+    struct.pack_into("<I", content, first + 2 + 12 * count, first)
+    with pytest.raises(PhotoError, match="go round in a circle"):
+        read_picture(bytes(content), "a")
+
+
 def test_a_reduced_view_is_no_page():
     buffer = io.BytesIO()
     with tifffile.TiffWriter(buffer) as file:
