@@ -7,7 +7,7 @@ import torch
 from pydantic import TypeAdapter
 
 from srcluster.errors import UserError
-from srcluster.objectives import build, resolve
+from srcluster.objectives import build, resolve, terms
 from srcluster.objectives.pixel import total_variation
 from srcluster.recipe import RecipeError, recipe_from
 from srcluster.recipe.objective import Objective
@@ -61,7 +61,8 @@ def test_a_sum_is_weighted():
     )
     sr, hr = images(2, 3, 6, 8), images(2, 3, 10, 14)
     expected = 0.5 * (sr - hr[:, :, 2:8, 3:11]).abs().mean() + 3 * total_variation(sr, hr)
-    torch.testing.assert_close(build(said, CPU, torch.float32)(sr, hr), expected)
+    made = terms(said, CPU, torch.float32)
+    torch.testing.assert_close(sum(weight * loss(sr, hr) for weight, loss in made.values()), expected)
     assert resolve(said) == said
 
 
