@@ -2,8 +2,8 @@
 
 What a file is known by, as its host publishes it or not:
 
-- MS-COCO: sizes and SHA-256 are those that TensorFlow Datasets publishes. The host has no valid certificate: its
-  address is plain http, and the checksum alone says that the file is right.
+- MS-COCO, DIV2K: sizes and SHA-256 are those that TensorFlow Datasets publishes. MS-COCO's host has no valid
+  certificate: its address is plain http, and the checksum alone says that the file is right.
 - Set5, Set14, T91: the packages of SRCNN's authors, who publish no checksum; the ones here were taken from their page
   by two parties independently, who agree.
 - BSD100: the test images of BSDS300. No checksum is published, nor an exact size: TLS, gzip's own checksum and the
@@ -12,7 +12,7 @@ What a file is known by, as its host publishes it or not:
   have recorded them.
 - lpips-vgg: the heads of LPIPS 0.1, from its authors' repository; its checksum is that of their file.
 
-They keep their own terms: MS-COCO's pictures are their photographers', BSDS300 is for non-commercial research.
+They keep their own terms: MS-COCO's pictures are their photographers', BSDS300 and DIV2K are for research alone.
 """
 
 import hashlib
@@ -73,6 +73,7 @@ class Source:
 
 
 _COCO = "http://images.cocodataset.org/zips"
+_DIV2K = "https://data.vision.ee.ethz.ch/cvl/DIV2K"
 _SRCNN = "https://mmlab.ie.cuhk.edu.hk/projects/SRCNN"
 _BSDS = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/bsds"
 _SRCNN_V1 = (f"{_SRCNN}/SRCNN_v1.zip", "bfa68ca613c1326a59e0c34353205a254ab2b67e34df7f04e28eef567980af30", 7_558_018)
@@ -109,6 +110,20 @@ SOURCES = {
         "Train/*.bmp",
         91,
     ),
+    "DIV2K_train_HR": Source(
+        f"{_DIV2K}/DIV2K_train_HR.zip",
+        "9d0b9c463f6e35b6c62cc6a930ee2224f670b34c1df841a57670f9acf0f6c335",
+        3_530_603_713,
+        "DIV2K_train_HR/*.png",
+        800,
+    ),
+    "DIV2K_valid_HR": Source(
+        f"{_DIV2K}/DIV2K_valid_HR.zip",
+        "20dd31fd84d777bc1cf5d6b7654a3f569c0aec74458ae094122ad1d0489900fc",
+        448_993_893,
+        "DIV2K_valid_HR/*.png",
+        100,
+    ),
     "vgg16": Source(
         "https://download.pytorch.org/models/vgg16-397923af.pth",
         "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",
@@ -122,13 +137,26 @@ SOURCES = {
 }
 """The data sets by name."""
 
+ELSEWHERE = {
+    "Flickr2K": "a tar file of 20 GB at https://cv.snu.ac.kr/research/EDSR/Flickr2K.tar, without a checksum: unpack "
+    "its folder Flickr2K_HR, of 2,650 pictures, as Flickr2K",
+    "Urban100": "linked by its authors at https://github.com/jbhuang0604/SelfExSR: unpack image_SRF_2 and image_SRF_4 "
+    "into a folder Urban100",
+    "Manga109": "given on application, for research, at http://www.manga109.org: put the 109 pictures into a folder "
+    "Manga109/HR",
+}
+"""Data sets that can't be fetched without a person, and how to get them."""
+
 
 class FetchError(UserError):
     """A data set can't be fetched as it was asked for."""
 
 
 def fetch(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help=f"{', '.join(SOURCES)}.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME...", help=f"{', '.join(SOURCES)}; how to get {', '.join(ELSEWHERE)} is said."),
+    ],
     to: Annotated[str, typer.Option(help="Folder or s3:// prefix; a data set's pictures go into TO/NAME.")],
     mirror: Annotated[
         str | None, typer.Option("--from", metavar="URL|DIR", help="Where the same files are, instead of their hosts.")
@@ -167,6 +195,8 @@ def fetch(
 
 
 def _source(name: str) -> Source:
+    if name in ELSEWHERE:
+        raise FetchError(f"{name} is {ELSEWHERE[name]} within the folder that SRCLUSTER_DATA names")
     if name not in SOURCES:
         raise FetchError(f"a data set is one of {', '.join(SOURCES)}, not {name!r}{did_you_mean(name, SOURCES)}")
     return SOURCES[name]

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from srcluster import recipe
 from srcluster.models.network import Network
+from srcluster.models.upsamplers import stages
 
 
 class MSRResNet(Network):
@@ -15,7 +16,7 @@ class MSRResNet(Network):
 
     def __init__(self, scale: int, spec: recipe.MSRResNet):
         super().__init__()
-        features, factors = spec.features, (2, 2) if scale == 4 else (scale,)
+        features, factors = spec.features, stages(scale)
         self.scale, self.factors = scale, factors
         self.reach = 1 + 2 * spec.blocks + len(factors) + ceil(2 / scale)
         self.conv_first = nn.Conv2d(3, features, 3, padding=1)

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from srcluster import recipe
 from srcluster.models.network import Network
-from srcluster.models.upsamplers import SubPixel, upsampler
+from srcluster.models.upsamplers import SubPixel, stages, upsampler
 
 __all__ = ["ResidualNetwork"]
 
@@ -31,8 +31,8 @@ class ResidualNetwork(Network):
         self.join = nn.Sequential(_conv3(features), *_norm(spec)) if spec.long_skip else None
         self.upsampler = upsampler(spec.upsampler, features, scale, lambda: _around(spec))
         self.tail = nn.Conv2d(features, 3, side, padding=side // 2)
-        radius, stages = side // 2, 2 if scale == 4 else 1
-        self.reach = radius + 2 * spec.blocks + spec.long_skip + stages + ceil(radius / scale)
+        radius = side // 2
+        self.reach = radius + 2 * spec.blocks + spec.long_skip + len(stages(scale)) + ceil(radius / scale)
         mean = torch.tensor(DIV2K_MEAN if spec.subtract_mean else (0.0, 0.0, 0.0))
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
         self._initialise(spec)

@@ -10,6 +10,11 @@ from torch.nn import functional as F
 __all__ = ["SubPixel", "upsampler"]
 
 
+def stages(scale: int) -> tuple[int, ...]:
+    """What the stages of a scale enlarge by."""
+    return {4: (2, 2), 8: (2, 2, 2)}.get(scale, (scale,))
+
+
 def upsampler(kind: str, features: int, scale: int, follow: Callable[[], list[nn.Module]]) -> nn.Sequential:
     """Layers that enlarge B x features x h x w to B x features x (scale h) x (scale w), for any h and w.
 
@@ -19,11 +24,10 @@ def upsampler(kind: str, features: int, scale: int, follow: Callable[[], list[nn
             and evenly (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016); `nearest_conv`: nearest
             neighbour, then a convolution 3x3 (the same).
         features: Channels.
-        scale: 2, 3 or 4.
+        scale: 2, 3, 4 or 8.
         follow: Makes what follows each stage.
     """
-    factors = (2, 2) if scale == 4 else (scale,)
-    return nn.Sequential(*(layer for factor in factors for layer in (*_stage(kind, features, factor), *follow())))
+    return nn.Sequential(*(layer for factor in stages(scale) for layer in (*_stage(kind, features, factor), *follow())))
 
 
 def _stage(kind: str, features: int, factor: int) -> list[nn.Module]:

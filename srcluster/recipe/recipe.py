@@ -88,8 +88,8 @@ class Recipe(Part):
 
     @model_validator(mode="after")
     def _fits(self):
-        if self.degradation.kind != "paired" and self.scale not in (2, 3, 4):
-            raise ValueError(f"scale is 2, 3 or 4, not {self.scale}, but for degradation.kind: paired")
+        if self.degradation.kind != "paired" and self.scale not in (2, 3, 4, 8):
+            raise ValueError(f"scale is 2, 3, 4 or 8, not {self.scale}, but for degradation.kind: paired")
         if self.data.patch % self.scale:
             raise ValueError(f"data.patch is a multiple of the scale {self.scale}, not {self.data.patch}")
         if self.model.kind == "rrdb" and self.scale == 3:

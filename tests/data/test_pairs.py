@@ -128,5 +128,5 @@ def test_what_is_no_pair_has_the_manifest_that_it_had():
 def test_scales_are_for_pairs():
     values = {"name": "a", "steps": 1, "model": {"kind": "srcnn"}, "scale": 1}
     assert recipe_from(values, {"degradation.kind": "paired"}).scale == 1
-    with pytest.raises(RecipeError, match=r"scale is 2, 3 or 4, not 1, but for degradation.kind: paired"):
+    with pytest.raises(RecipeError, match=r"scale is 2, 3, 4 or 8, not 1, but for degradation.kind: paired"):
         recipe_from(values)

@@ -37,7 +37,7 @@ SPECS = [
 ]
 
 
-@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
 @pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_any_size_in_exactly_scale_times_out(spec, scale):
     network = build(spec, scale).eval()

@@ -70,7 +70,7 @@ def test_with_less_overlap_there_would_be_one(name):
 
 
 @pytest.mark.parametrize("name", SPECS)
-@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
 def test_reach_is_as_far_as_a_network_sees(name, scale):
     made = network(name, scale).double()
     middle = made.reach + 3
