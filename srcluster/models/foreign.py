@@ -110,7 +110,7 @@ def recognise(weights: _Weights) -> tuple[int, dict[str, Any], dict[str, Tensor]
         renamed.pop("", None)
         try:
             scale, spec = sizes(renamed)
-        except KeyError:
+        except (KeyError, ZeroDivisionError):
             continue
         if sizes is _edsr:
             # Their pixels go to 255. Without normalisation, that is a factor of all that is added.

@@ -129,10 +129,13 @@ def _filled(recipe: Recipe, weights: Mapping[str, Tensor], path: Path) -> Networ
 
 
 def _foreign(path: Path, weights: dict[str, Tensor]) -> tuple[Recipe | None, Network]:
-    found = foreign.recognise(weights)
-    if found is None:
-        return None, zoo.load(weights, str(path))
-    scale, spec, weights = found
-    name = re.sub(r"[^A-Za-z0-9_.-]+|^[_.-]+", "-", path.stem).lstrip("-") or "foreign"
-    recipe = recipe_from({"name": name[:100], "steps": 0, "scale": scale, "model": spec})
-    return recipe, _filled(recipe, weights, path)
+    if found := foreign.recognise(weights):
+        scale, spec, renamed = found
+        name = re.sub(r"[^A-Za-z0-9_.-]+|^[_.-]+", "-", path.stem).lstrip("-") or "foreign"
+        try:
+            recipe = recipe_from({"name": name[:100], "steps": 0, "scale": scale, "model": spec})
+            return recipe, _filled(recipe, renamed, path)
+        except UserError:
+            # Other networks begin with the same names.
+            pass
+    return None, zoo.load(weights, str(path))

@@ -184,6 +184,14 @@ def test_a_network_that_nobody_knows(tmp_path, spandrel):
         load_model(tmp_path / "a.pth")
 
 
+def test_names_that_two_networks_have(tmp_path, spandrel):
+    """SwinIR and RCAN have EDSR's conv_after_body."""
+    names = ("conv_first", "conv_after_body", "upsample.0", "conv_last", "layers.0")
+    torch.save({f"{name}.weight": torch.zeros(12, 3, 3, 3) for name in names}, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="neither srcluster nor spandrel knows"):
+        load_model(tmp_path / "a.pth")
+
+
 def test_a_network_that_spandrel_alone_knows(tmp_path, spandrel, lr):
     from spandrel.architectures.PLKSR import RealPLKSR
 
