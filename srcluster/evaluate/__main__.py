@@ -1,5 +1,6 @@
 """`python -m srcluster.evaluate MODEL... --on Set5 Set14 BSD100`: measure networks, or any tool's pictures."""
 
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
@@ -11,6 +12,7 @@ from srcluster.cluster.choose import choose_cluster
 from srcluster.data import benchmarks
 from srcluster.evaluate.candidates import Candidate, EvaluateError, candidate
 from srcluster.evaluate.candidates import evaluate as run
+from srcluster.evaluate.page import page
 from srcluster.evaluate.report import best_first, comparable, figure, log_to_mlflow, tables, to_csv, to_json
 from srcluster.models.find import ALLOW_IMPORT_HELP, MODEL_HELP
 from srcluster.progress import print_table
@@ -62,6 +64,9 @@ def evaluate(
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write a comparison: model | model | ... | original.")
     ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="FILE.md", help="Write a page of results in Markdown, and its picture.")
+    ] = None,
     image: Annotated[
         list[str] | None, typer.Option(metavar="NAME...", help="Images of the comparison; default: three of each set.")
     ] = None,
@@ -93,17 +98,21 @@ def evaluate(
         results = best_first(results, criterion)
     published = comparable(sets, scale)
     shown = [name for name in functions if metrics or name != "psnr_rgb"]
-    for title, rows, below in tables(results, sets, published, shown):
+    by_protocol = list(tables(results, sets, published, shown))
+    for title, rows, below in by_protocol:
         print(title)
         print_table(rows, below)
     if json is not None:
         storage.write(str(json), to_json(results, sets, published, scale).encode())
     if csv is not None:
         storage.write(str(csv), to_csv(results).encode())
-    if picture is not None:
-        page = figure(results, sets, image or (), scale)
-        with storage.writing(str(picture)) as file:
-            page.save(file, "PNG")
+    pictures = [path for path in (picture, report and report.with_suffix(".png")) if path is not None]
+    for path in pictures:
+        with storage.writing(str(path)) as file:
+            figure(results, sets, image or (), scale).save(file, "PNG")
+    if report is not None:
+        text = page(by_protocol, entries, sets, scale, sys.argv[1:], pictures[-1].name)
+        storage.write(str(report), text.encode())
     if mlflow is not None:
         print(f"in MLflow: {log_to_mlflow(mlflow, results, sets)}")
 

@@ -128,6 +128,18 @@ def test_the_picture_has_a_column_for_each_model(folder, tmp_path):
         run(folder, "nearest", picture=tmp_path / "a.png", image=["fish"])
 
 
+def test_a_page_of_results_makes_itself(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["evaluate", "bicubic", "--report", "RESULTS.md"])
+    run(folder, "bicubic", str(folder / "model.safetensors"), report=tmp_path / "RESULTS.md")
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| model | Two PSNR-Y, dB |" in text
+    # 57,184 weights at each of 1280 x 720 pixels, less the border that the convolutions don't reach; and bicubic.
+    assert "| mine | 51.4 G |" in text
+    assert text.endswith("python -m srcluster.evaluate bicubic --report RESULTS.md\n")
+    with Image.open(tmp_path / "RESULTS.png") as grid:
+        assert grid.width > 500
+
+
 @pytest.mark.cluster
 def test_models_in_storage_and_mlflow(folder, s3, mlflow_server):
     import mlflow
