@@ -6,6 +6,7 @@ import json
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -224,9 +225,17 @@ class Trial:
 
 
 def label_of(chosen: Mapping[str, str]) -> str:
-    """Values of dotted keys, in words: `adam lr=0.001`."""
-    named = ((key.rpartition(".")[2], value) for key, value in chosen.items())
-    return " ".join(value if key == "kind" else f"{key}={value}" for key, value in named)
+    """Values of dotted keys, in words: `adam lr=0.001`; a key's last parts, as many as tell it from the others."""
+    return " ".join(_words(key, value, chosen) for key, value in chosen.items())
+
+
+def _words(key: str, value: str, chosen: Mapping[str, str]) -> str:
+    parts = key.split(".")
+    names = (".".join(parts[-count:]) for count in range(1, len(parts)))
+    name = next((name for name in names if sum(f".{one}".endswith(f".{name}") for one in chosen) == 1), key)
+    with suppress(ValueError):
+        value = min(value, f"{float(value):.4g}", key=len)
+    return value if name == "kind" else f"{name}={value}"
 
 
 def load_sweep(

@@ -104,21 +104,21 @@ def ranked(ended: Sequence[JobResult], bicubic: Mapping[str, float], scores: Seq
 
 def over_seeds(ended: Iterable[JobResult], scores: Sequence[str]) -> Rows:
     """Mean and standard deviation over seeds, in the order of their best; no rows where nothing differs by seed."""
-    alike: dict[str, list[JobResult]] = {}
+    alike: dict[tuple[tuple[str, str], ...], list[JobResult]] = {}
     for one in ended:
-        chosen = {key: value for key, value in one.trial.chosen.items() if key != "seed"}
-        if one.state == "finished" and len(chosen) < len(one.trial.chosen):
-            alike.setdefault(label_of(chosen), []).append(one)
+        others = tuple(item for item in one.trial.chosen.items() if item[0] != "seed")
+        if one.state == "finished" and len(others) < len(one.trial.chosen):
+            alike.setdefault(others, []).append(one)
     if not any(len(group) > 1 for group in alike.values()):
         return []
     rows = [["over seeds", *map(metric_title, scores), "seeds"]]
-    for label, group in alike.items():
+    for chosen, group in alike.items():
         columns = [[one.metrics[f"best/{key}"] for one in group] for key in scores]
         cells = [
             format_metric(key, fmean(column)) + _spread(key, column)
             for key, column in zip(scores, columns, strict=True)
         ]
-        rows.append([label or "all", *cells, str(len(group))])
+        rows.append([label_of(dict(chosen)) or "all", *cells, str(len(group))])
     return rows
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from srcluster.recipe import Criterion, load
 from srcluster.sweep import report
-from srcluster.sweep.plan import Trial
+from srcluster.sweep.plan import Trial, label_of
 from srcluster.sweep.results import JobResult, best_first, latest, ranked, scores_of
 from srcluster.tracking.server import TrackingError
 
@@ -71,3 +71,9 @@ def test_the_table_is_printed_and_written_before_mlflow_is_asked(tmp_path, capsy
     assert "29.60" in capsys.readouterr().out
     for written in (folder, tmp_path / "storage"):
         assert "| seed=5 | 29.60 |" in (written / "table.md").read_text()
+
+
+def test_a_label_tells_what_was_chosen_apart():
+    chosen = {"terms.a.weight": "0.0018789852661499496", "terms.b.weight": "1", "optimizer.kind": "adam"}
+    assert label_of(chosen) == "a.weight=0.001879 b.weight=1 adam"
+    assert label_of({"optimizer.lr": "0.001", "seed": "3"}) == "lr=0.001 seed=3"
