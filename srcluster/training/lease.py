@@ -54,8 +54,8 @@ class Holder:
             try:
                 return version, json.loads(storage.read(url, patience_s=patience_s))
             except StorageError:
-                # It may have been given up between the two.
-                if storage.exists(url, patience_s=patience_s):
+                # It may have been given up between the two, and taken by another since.
+                if storage.version(url, patience_s=patience_s) == version:
                     raise
         return "", {}
 

@@ -172,7 +172,7 @@ def test_a_store_that_cannot_be_entered_is_found_early(s3, monkeypatch, variable
     began = time.monotonic()
     with pytest.raises(StorageError, match=sentence) as caught:
         storage.check(s3.bucket_url, write=True)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert secret not in str(caught.value)
 
 

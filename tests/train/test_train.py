@@ -24,7 +24,13 @@ RECIPE = (
 
 
 def start(shell, name: str, *arguments: str):
-    return shell.start("srcluster.train", *RECIPE, "--name", name, *arguments)
+    return shell.start("srcluster.train", *recipe(*arguments), "--name", name)
+
+
+def recipe(*arguments: str) -> list[str]:
+    """The recipe's words with others, which take the place of those of the same key."""
+    replaced = {word.partition("=")[0] for word in arguments if "=" in word}
+    return [*(word for word in RECIPE if word.partition("=")[0] not in replaced), *arguments]
 
 
 def store_of(shell, name: str) -> RunStore:
@@ -167,7 +173,7 @@ def test_ranks_that_come_and_go(shell, ray_cluster):
     cluster = ray_cluster("--num-cpus=1", "--include-dashboard=false")
     kept, node = store_of(shell, name), cluster.join("--num-cpus=1")
     longer = (f"steps={steps}", "schedule.kind=cosine", "--workers", "1..2", "--name", name)
-    process = shell.start_on(cluster.address, "srcluster.train", *RECIPE, *longer)
+    process = shell.start_on(cluster.address, "srcluster.train", *recipe(*longer))
     try:
         # It may begin before the second node is there.
         wait_for_ranks(shell, process, kept, 2)

@@ -47,21 +47,21 @@ def training(terms: dict, **changes) -> tuple[Step, State]:
 def test_it_is_continued_to_the_bit(kind, loss):
     step, state = training(objective(kind, loss=loss))
     for _ in range(2):
-        step(HR)
+        step((HR,))
     files = state.save(step.recipe)
     for _ in range(2):
-        step(HR)
+        step((HR,))
     again, continued = training(objective(kind, loss=loss))
     continued.load(files, again.recipe)
     for _ in range(2):
-        again(HR)
+        again((HR,))
     ends = [{**one.network.state_dict(), **one.adversary.network.state_dict()} for one in (state, continued)]
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
 
 
 def test_every_term_is_told():
     step, _ = training(objective(), **{"data.accumulate": 2})
-    step(HR)
+    step((HR,))
     step.check(0)
     told = step.metrics()
     assert told["train/loss"] == pytest.approx(told["train/loss/pixel"] + told["train/loss/judge"])
@@ -75,13 +75,13 @@ def test_in_the_warm_up_only_the_discriminator_hears():
     step, state = warm
     first = [weight.clone() for weight in state.adversary.network.parameters()]
     for _ in range(2):
-        step(HR)
-        trained(HR)
+        step((HR,))
+        trained((HR,))
     pairs = zip(state.network.parameters(), trained.state.network.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(first[0], next(iter(state.adversary.network.parameters())))
     assert plain.adversary is None
-    step(HR)
+    step((HR,))
     step.check(0)
     assert step.metrics()["train/loss/judge"] > 0
 
@@ -90,7 +90,7 @@ def test_the_discriminator_learns_to_tell_sr_from_hr():
     step, _ = training(objective(optimizer={"lr": 1e-3}), **{"optimizer.lr": 1e-12})
     told = []
     for _ in range(12):
-        step(HR)
+        step((HR,))
         step.check(0)
         told.append(step.metrics())
     assert told[-1]["train/discriminator/loss"] < told[0]["train/discriminator/loss"] / 2
@@ -101,7 +101,7 @@ def test_what_was_not_finite_is_named():
     step, state = training(objective())
     with torch.no_grad():
         state.adversary.network.dense[-1].bias.fill_(math.nan)
-    step(HR)
+    step((HR,))
     with pytest.raises(NonFiniteLossError, match=r"not finite at step 1 \(loss/judge, discriminator/loss, "):
         step.check(0)
 
