@@ -8,8 +8,8 @@ What a file is known by, as its host publishes it or not:
   by two parties independently, who agree.
 - BSD100: the test images of BSDS300. No checksum is published, nor an exact size: TLS, gzip's own checksum and the
   number of pictures are all there is, and the SHA-256 that was found is printed.
-- vgg16: PyTorch publishes the first eight digits of the SHA-256, in the file's name; the others are as its users
-  have recorded them.
+- vgg16, vgg19: PyTorch publishes the first eight digits of the SHA-256, in the file's name; the others of vgg16 are as
+  its users have recorded them. Those of vgg19 are compared where it is used.
 - lpips-vgg: the heads of LPIPS 0.1, from its authors' repository; its checksum is that of their file.
 
 They keep their own terms: MS-COCO's pictures are their photographers', BSDS300 and DIV2K are for research alone.
@@ -124,6 +124,7 @@ SOURCES = {
         "DIV2K_valid_HR/*.png",
         100,
     ),
+    "vgg19": Source("https://download.pytorch.org/models/vgg19-dcbb9e9d.pth", None, None),
     "vgg16": Source(
         "https://download.pytorch.org/models/vgg16-397923af.pth",
         "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0",

@@ -46,6 +46,7 @@ def catalogued(monkeypatch, weights_file) -> str:
 def test_the_file_is_the_one_that_fetch_leaves():
     source = fetch.SOURCES["vgg16"]
     assert (source.file, source.sha256) == weights._TORCHVISION["vgg16"]
+    assert fetch.SOURCES["vgg19"].file == weights._TORCHVISION["vgg19"][0]
 
 
 def test_auto_finds_the_file_wherever_it_was_fetched_to(catalogued, monkeypatch, tmp_path):
