@@ -304,7 +304,7 @@ def pack(
 
     Args:
         photos: What to pack.
-        packing: How.
+        packing: Crops, file format, size and seed.
         url: Folder or s3:// prefix the shards go to.
         run: Calls `make_shard` for each shard that is missing.
         skip_share: The largest share of photographs that may be unusable.

@@ -67,7 +67,6 @@ class _Samples:
 
     Args:
         url: Of the shards.
-        manifest: Theirs.
         cache: Of this machine, if it has one.
         corrupt: Marks, one for each sample of the manifest, of those that were found not to decode.
         paired: Whether LR is wanted too.

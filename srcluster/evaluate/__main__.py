@@ -107,9 +107,11 @@ def evaluate(
     if csv is not None:
         storage.write(str(csv), to_csv(results).encode())
     pictures = [path for path in (picture, report and report.with_suffix(".png")) if path is not None]
-    for path in pictures:
-        with storage.writing(str(path)) as file:
-            figure(results, sets, image or (), scale).save(file, "PNG")
+    if pictures:
+        comparison = figure(results, sets, image or (), scale)
+        for path in pictures:
+            with storage.writing(str(path)) as file:
+                comparison.save(file, "PNG")
     if report is not None:
         text = page(by_protocol, entries, sets, scale, sys.argv[1:], pictures[-1].name)
         storage.write(str(report), text.encode())

@@ -91,7 +91,7 @@ def evaluate(
 
     Args:
         entry: What is evaluated.
-        benchmarks: On what.
+        benchmarks: Sets of originals and their LR, at the scale.
         scale: HR pixels per LR pixel.
         address: Of a Ray cluster on which each image is a task, or `none`.
         gpus: That each task takes.

@@ -32,8 +32,3 @@ class Adversarial(Part):
     """Of the discriminator; its learning rate follows the recipe's schedule."""
     warmup_steps: int = Field(0, ge=0)
     """First steps in which the discriminator learns and the generator does not hear of it."""
-
-    @property
-    def relative(self) -> bool:
-        """Whether a loss of SR's logits takes those of HR as well."""
-        return self.loss == "relativistic"

@@ -100,6 +100,14 @@ class Sum(Part):
     kind: Literal["sum"]
     terms: dict[str, Term] = Field(min_length=1)
 
+    @property
+    def adversarial(self) -> tuple[str, float, Adversarial] | None:
+        """The name, the weight and the objective of the adversarial term, if there is one."""
+        for name, term in self.terms.items():
+            if term.objective.kind == "adversarial":
+                return name, term.weight, term.objective
+        return None
+
     @model_validator(mode="after")
     def _one_adversary(self):
         kinds = [term.objective.kind for term in self.terms.values()]

@@ -94,10 +94,9 @@ class Recipe(Part):
             raise ValueError(f"data.patch is a multiple of the scale {self.scale}, not {self.data.patch}")
         if self.model.kind == "rrdb" and self.scale == 3:
             raise ValueError("model.kind: rrdb enlarges by factors of 2: choose another kind for scale 3")
-        for term in self.objective.terms.values() if self.objective.kind == "sum" else ():
-            judge = term.objective
-            if judge.kind == "adversarial" and judge.discriminator.kind == "unet" and self.data.patch % 8:
-                raise ValueError(f"discriminator.kind: unet takes data.patch in multiples of 8, not {self.data.patch}")
+        judged = self.objective.adversarial if self.objective.kind == "sum" else None
+        if judged and judged[2].discriminator.kind == "unet" and self.data.patch % 8:
+            raise ValueError(f"discriminator.kind: unet takes data.patch in multiples of 8, not {self.data.patch}")
         return self
 
     @property

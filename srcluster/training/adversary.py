@@ -12,9 +12,9 @@ from srcluster.objectives.adversarial import discriminator_loss, generator_loss
 from srcluster.objectives.pixel import central
 from srcluster.recipe.adversarial import Adversarial
 from srcluster.recipe.objective import Objective
-from srcluster.training.optimizer import make_optimizer
+from srcluster.training.optimizer import make_optimizer, set_learning_rates
 from srcluster.training.precision import Precision
-from srcluster.training.ranks import Ranks
+from srcluster.training.ranks import ALONE, Ranks
 
 
 class Adversary:
@@ -33,15 +33,13 @@ class Adversary:
         self.optimizer = make_optimizer(self.network, spec.optimizer)
         self.peak_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.trained: nn.Module = self.network
-        self.ranks = Ranks(0, 1)
+        self.ranks = ALONE
 
     @classmethod
     def of(cls, spec: Objective, precision: Precision) -> "Adversary | None":
         """That of an objective; None where no term is adversarial."""
-        for name, term in spec.terms.items() if spec.kind == "sum" else ():
-            if term.objective.kind == "adversarial":
-                return cls(name, term.weight, term.objective, precision)
-        return None
+        term = spec.adversarial if spec.kind == "sum" else None
+        return cls(*term, precision) if term else None
 
     def join(self, ranks: Ranks) -> None:
         """Let the discriminator learn of all ranks' patches."""
@@ -54,7 +52,8 @@ class Adversary:
         with _frozen(self.network):
             fake = self._logits(self.network, sr)
             with torch.no_grad():
-                real = self._logits(self.network, central(hr, *sr.shape[-2:])) if self.spec.relative else fake
+                relative = self.spec.loss == "relativistic"
+                real = self._logits(self.network, central(hr, *sr.shape[-2:])) if relative else fake
         return self.weight * generator_loss(self.spec.loss, fake, real, self.ranks.mean)
 
     def learn(self, sr: Tensor, hr: Tensor, share: float) -> Tensor:
@@ -77,8 +76,7 @@ class Adversary:
 
     def step(self, factor: float) -> None:
         """Move the weights by the gradients so far, at `factor` of the optimiser's learning rate."""
-        for group, peak in zip(self.optimizer.param_groups, self.peak_lr, strict=True):
-            group["lr"] = peak * factor
+        set_learning_rates(self.optimizer, self.peak_lr, factor)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

@@ -23,7 +23,7 @@ from srcluster.training.checkpoint import State
 from srcluster.training.evaluation import evaluate
 from srcluster.training.measures import Functions, load_measures
 from srcluster.training.meter import Meter
-from srcluster.training.optimizer import learning_rate_factor, make_optimizer
+from srcluster.training.optimizer import learning_rate_factor, make_optimizer, set_learning_rates
 from srcluster.training.precision import Precision, choose_together
 from srcluster.training.ranks import Ranks
 
@@ -207,8 +207,7 @@ class Step:
         if recipe.clip_norm:
             clip_grads_with_norm_(self.weights, recipe.clip_norm, norm)
         self.factor = learning_rate_factor(recipe.schedule, state.step, recipe.steps)
-        for group, peak in zip(state.optimizer.param_groups, self.peak_lr, strict=True):
-            group["lr"] = peak * self.factor
+        set_learning_rates(state.optimizer, self.peak_lr, self.factor)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         if self.adversary:

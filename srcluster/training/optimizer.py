@@ -1,6 +1,7 @@
 """The optimiser of a recipe, and its learning rate over the steps."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -49,3 +50,9 @@ def learning_rate_factor(schedule: Schedule, step: int, steps: int) -> float:
             progress = (step - schedule.warmup_steps) / max(steps - schedule.warmup_steps, 1)
             return schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2
     raise AssertionError(schedule.kind)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, peaks: Sequence[float], factor: float) -> None:
+    """Give each parameter group `factor` of its peak learning rate."""
+    for group, peak in zip(optimizer.param_groups, peaks, strict=True):
+        group["lr"] = peak * factor
