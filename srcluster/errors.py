@@ -1,7 +1,5 @@
 """The error that a person can mend."""
 
-__all__ = ["UserError"]
-
 
 class UserError(Exception):
     """Something outside the code is wrong: a recipe, a picture, a bucket, a server.

@@ -3,8 +3,6 @@
 import os
 import subprocess
 
-__all__ = ["commit"]
-
 
 def commit() -> str:
     """The commit, with "+dirty" when tracked files differ from it; empty where it is not known.

@@ -18,8 +18,6 @@ from pathlib import Path, PurePosixPath
 
 from srcluster.errors import UserError
 
-__all__ = ["ArchiveError", "MemberError", "names", "pictures", "read", "versions"]
-
 # MS-COCO's largest archive has 118,287 files in 19 GB. Pictures hardly shrink: bitmaps to a half, photographs not.
 FILES = 250_000
 UNPACKED_BYTES = 64 * 10**9

@@ -17,8 +17,6 @@ from pathlib import Path
 
 from srcluster.errors import UserError
 
-__all__ = ["Cache", "CacheError", "cache_for"]
-
 _DEFAULT_GB = 20.0
 """Room for all of COCO's train2017 at the packing's defaults."""
 

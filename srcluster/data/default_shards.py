@@ -5,8 +5,6 @@ from srcluster.data import photos, shards
 from srcluster.data.holdout import VALIDATION
 from srcluster.data.shards import Manifest, Packing
 
-__all__ = ["default_shards", "print_packed"]
-
 _LISTED = 20
 """Skipped photographs that are printed; the manifest has all."""
 

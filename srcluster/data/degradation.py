@@ -20,8 +20,6 @@ _PIPELINE_MARGIN = 24
 _DRAWS = 4
 """Sets these draws apart from those of `srcluster.data.order`."""
 
-__all__ = ["augment", "degrade", "lr_and_hr", "margin", "shrink"]
-
 
 def margin(scale: int, spec: Degradation = BICUBIC) -> int:
     """HR pixels to cut around a patch for `lr_and_hr` to trim: a whole number of LR pixels."""

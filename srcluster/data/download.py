@@ -15,8 +15,6 @@ import urllib3
 
 from srcluster.errors import UserError
 
-__all__ = ["DownloadError", "download"]
-
 PATIENCE_S = 120.0
 PAUSE_S = 1.0
 CONNECT_TIMEOUT_S = 10

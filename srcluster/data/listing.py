@@ -13,8 +13,6 @@ from srcluster import storage
 from srcluster.data import archive
 from srcluster.data.pictures import PhotoError, decode, endings
 
-__all__ = ["Listing", "Photo", "list_pictures", "printable", "select"]
-
 _RUBBISH_FOLDERS = {"__macosx", "@eadir", "$recycle.bin", "#recycle", "system volume information", "lost+found"}
 _RUBBISH = re.compile(
     r"thumbs\.db|ehthumbs.*\.db|desktop\.ini|icon\r|(readme|licen[sc]e|copying|changelog)(\..*)?|.*sums?(\.txt)?"

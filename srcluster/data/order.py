@@ -20,8 +20,6 @@ from functools import cached_property
 
 import numpy as np
 
-__all__ = ["Order", "Window", "part"]
-
 
 def part(places: range, number: int, parts: int) -> range:
     """Part `number` of `parts` of the places of a batch: contiguous, and no part is larger than another by 2."""

@@ -10,8 +10,6 @@ import numpy as np
 from srcluster.data.listing import Photo
 from srcluster.data.pictures import PhotoError
 
-__all__ = ["Pair", "match", "scale_of"]
-
 
 @dataclass(frozen=True)
 class Pair:

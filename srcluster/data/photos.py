@@ -10,8 +10,6 @@ from srcluster.data.listing import Listing, Photo, list_pictures
 from srcluster.data.pictures import PhotoError, endings
 from srcluster.data.tars import list_tars, tar_urls
 
-__all__ = ["HELD_OUT", "data_folder", "find", "in_wheels"]
-
 # Colour photographs that ship inside the wheels of scikit-image and scikit-learn, by package folder.
 _WHEELS = {
     "skimage/data": (

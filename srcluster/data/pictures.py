@@ -18,8 +18,6 @@ from srcluster.data.raster import PhotoError, Raster, check_size, scaled
 from srcluster.data.tiff import is_tiff, read_tiff
 from srcluster.errors import UserError
 
-__all__ = ["PhotoError", "Picture", "decode", "endings", "read_picture"]
-
 _ENDINGS = frozenset(
     {".avif", ".bmp", ".dib", ".gif", ".j2k", ".jfif", ".jp2", ".jpe", ".jpeg", ".jpg"}
     | {".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}

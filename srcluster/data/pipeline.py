@@ -14,8 +14,6 @@ from srcluster.pixels.blur_kernels import blur_kernel, sinc_kernel
 from srcluster.pixels.jpeg import jpeg
 from srcluster.recipe.pipeline import Blur, ImportedStep, Noise, Resize, Step
 
-__all__ = ["degrade_by_steps"]
-
 
 def degrade_by_steps(hr: Tensor, scale: int, steps: Sequence[Step], random: Generator) -> Tensor:
     """LR of one HR image.

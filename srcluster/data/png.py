@@ -8,8 +8,6 @@ from typing import IO
 
 import numpy as np
 
-__all__ = ["write_png"]
-
 _ROWS = 8
 """That are filtered at a time: of a large picture these fit in the processor's cache, which is twice as fast as 64."""
 

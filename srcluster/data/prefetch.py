@@ -6,8 +6,6 @@ from concurrent.futures import Future
 from queue import SimpleQueue
 from typing import TypeVar
 
-__all__ = ["prefetch"]
-
 T = TypeVar("T")
 
 

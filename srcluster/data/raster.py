@@ -7,8 +7,6 @@ import numpy as np
 
 from srcluster.errors import UserError
 
-__all__ = ["PhotoError", "Raster", "check_size", "scaled"]
-
 _LIMIT = "SRCLUSTER_PICTURE_GB"
 _LIMIT_GB = 1.0
 """About 330 megapixels of 8-bit RGB: a phone's 200 fit in. It is fixed, so that any machine packs the same pictures."""

@@ -26,21 +26,6 @@ from srcluster.data.pairs import Pair
 from srcluster.data.pictures import PhotoError
 from srcluster.errors import UserError
 
-__all__ = [
-    "LR_FIELD",
-    "MARGIN",
-    "Made",
-    "Manifest",
-    "Packing",
-    "Run",
-    "Shard",
-    "ShardError",
-    "Skipped",
-    "load_manifest",
-    "make_shard",
-    "pack",
-]
-
 Run: TypeAlias = Callable[[Callable[..., Any], Sequence[tuple]], Iterable[Any]]
 """`itertools.starmap`, or what does the same with many workers: results may come in any order."""
 

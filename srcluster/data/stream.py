@@ -37,8 +37,6 @@ from srcluster.data.shards import LR_FIELD, Manifest, ShardError, load_manifest
 from srcluster.errors import UserError
 from srcluster.recipe import BICUBIC, Data, Degradation
 
-__all__ = ["Batch", "Stream", "open_stream"]
-
 _DECODED_BYTES = 512 << 20
 """Decoded samples that a reader keeps: small data sets are decoded once and never again."""
 

@@ -13,8 +13,6 @@ from srcluster import storage
 from srcluster.data.listing import Listing, Photo, printable, select
 from srcluster.data.pictures import PhotoError
 
-__all__ = ["list_tars", "tar_urls"]
-
 _BLOCK = 512
 _AT_A_TIME = 8
 

@@ -16,8 +16,6 @@ import tifffile
 
 from srcluster.data.raster import PhotoError, Raster, check_size, scaled
 
-__all__ = ["is_tiff", "read_tiff"]
-
 # What it says of damaged files is said here.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 

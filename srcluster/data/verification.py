@@ -14,8 +14,6 @@ from srcluster.data import pictures
 from srcluster.data.pictures import PhotoError
 from srcluster.data.shards import LR_FIELD, HeldOut, Manifest, Packing, Run, Shard, load_manifest
 
-__all__ = ["Checked", "check_shard", "verify"]
-
 
 class Checked(BaseModel):
     """A shard that was read again.

@@ -8,8 +8,6 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from srcluster.recipe.adversarial import Discriminator
 
-__all__ = ["SRGANDiscriminator", "UNetDiscriminator", "build_discriminator"]
-
 
 class SRGANDiscriminator(nn.Module):
     """Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a GAN" (CVPR 2017), figure 4.

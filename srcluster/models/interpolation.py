@@ -5,8 +5,6 @@ from torch import Tensor
 from srcluster.models.network import Network
 from srcluster.pixels.resize import Kernel, resize
 
-__all__ = ["Interpolator"]
-
 
 class Interpolator(Network):
     """MATLAB's imresize as a network without weights."""

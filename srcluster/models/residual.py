@@ -11,8 +11,6 @@ from srcluster import recipe
 from srcluster.models.network import Network
 from srcluster.models.upsamplers import SubPixel, stages, upsampler
 
-__all__ = ["ResidualNetwork"]
-
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
 """Mean RGB of DIV2K's training pictures, from the code of EDSR's authors."""
 

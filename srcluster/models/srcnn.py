@@ -9,8 +9,6 @@ from srcluster.models.network import Network
 from srcluster.pixels.colour import rgb_to_ycbcr, ycbcr_to_rgb
 from srcluster.pixels.resize import resize
 
-__all__ = ["SRCNN"]
-
 
 class SRCNN(Network):
     """Three convolutions over the luma of the bicubically enlarged picture; its chroma stays bicubic.

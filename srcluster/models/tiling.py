@@ -20,8 +20,6 @@ from torch import Tensor, nn
 from srcluster.models.network import Network
 from srcluster.models.reach import reach_of
 
-__all__ = ["SelfEnsemble", "bands", "memory_at_hand", "restore", "tile_side"]
-
 _SMALLEST, _ENOUGH, _LARGEST = 16, 256, 1024
 """Sides of a tile in LR pixels: none is smaller, whatever memory there is; nor larger than the last, or than the second
 where a network's reach is short: there is no overlap to save then, and in a smaller tile the same arithmetic is as fast

@@ -7,8 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["SubPixel", "upsampler"]
-
 
 def stages(scale: int) -> tuple[int, ...]:
     """What the stages of a scale enlarge by."""

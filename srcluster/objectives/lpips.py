@@ -16,8 +16,6 @@ from srcluster.objectives.vgg import VGGFeatures
 from srcluster.objectives.weights import content_of, find, is_torchvisions, parse, read
 from srcluster.recipe.objective import VGG
 
-__all__ = ["LPIPS"]
-
 _LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 
 _HEADS = "vgg.pth"

@@ -7,8 +7,6 @@ from torch.nn import functional as F
 
 from srcluster.pixels.colour import luma
 
-__all__ = ["PixelObjective", "central", "total_variation"]
-
 
 @dataclass(frozen=True)
 class PixelObjective:

@@ -21,8 +21,6 @@ from srcluster.objectives.weights import convolutions, read
 from srcluster.recipe import RecipeError
 from srcluster.recipe.objective import VGG, VGG_LAYERS
 
-__all__ = ["Perceptual", "VGGFeatures", "distance"]
-
 _INPUT = {
     "torchvision": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
     "caffe": ((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255, 1 / 255, 1 / 255)),

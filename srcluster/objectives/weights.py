@@ -17,8 +17,6 @@ from srcluster.data.download import DownloadError, download
 from srcluster.errors import UserError
 from srcluster.recipe.objective import VGG, VGG_LAYERS
 
-__all__ = ["WeightsError", "content_of", "convolutions", "find", "is_torchvisions", "parse", "read"]
-
 _TORCHVISION = {
     "vgg16": ("vgg16-397923af.pth", "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"),
     "vgg19": ("vgg19-dcbb9e9d.pth", "dcbb9e9d"),

@@ -9,8 +9,6 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-__all__ = ["luma", "rgb_to_ycbcr", "ycbcr_to_rgb"]
-
 Plane = TypeVar("Plane", np.ndarray, Tensor)
 
 _MATRIX = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0, -93.786, -18.214]]) / 255

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["Box", "comparison", "detail_box", "grid"]
-
 Box = tuple[int, int, int, int]
 """A region of an image in pixels: left, top, width, height."""
 

@@ -15,8 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Kernel", "imresize", "resize", "resize_matrix", "to_uint8"]
-
 Kernel = Literal["nearest", "bilinear", "bicubic"]
 
 

@@ -7,8 +7,6 @@ from pydantic import Field
 from srcluster.recipe.optimizer import Adam, Optimizer
 from srcluster.recipe.validation import Part
 
-__all__ = ["Adversarial", "Discriminator"]
-
 
 class Discriminator(Part):
     """`srcluster.models.discriminators`."""

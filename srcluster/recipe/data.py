@@ -4,8 +4,6 @@ from pydantic import Field
 
 from srcluster.recipe.validation import Part
 
-__all__ = ["Data"]
-
 
 class Data(Part):
     """Where HR patches come from, and how many make a batch."""

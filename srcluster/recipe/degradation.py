@@ -7,8 +7,6 @@ from pydantic import Tag
 from srcluster.recipe.pipeline import Pipeline
 from srcluster.recipe.validation import Part, kind_or
 
-__all__ = ["BICUBIC", "Bicubic", "Degradation", "Paired"]
-
 
 class Bicubic(Part):
     """MATLAB's imresize, of 256 levels."""

@@ -9,8 +9,6 @@ from srcluster.recipe.imported import Imported
 from srcluster.recipe.validation import Part, kind_or
 from srcluster.recipe.yaml_files import did_you_mean
 
-__all__ = ["VGG", "VGG_LAYERS", "ImportedObjective", "Objective", "Pixel", "Sum", "Term", "TotalVariation"]
-
 VGG_LAYERS = {
     network: tuple(
         f"{kind}{block}_{number}"

@@ -6,9 +6,6 @@ from pydantic import Field, Tag, model_validator
 
 from srcluster.recipe.validation import Part, kind_or
 
-__all__ = ["SGD", "Adam", "AdamW", "Optimizer", "Schedule"]
-
-
 Beta = Annotated[float, Field(ge=0, lt=1)]
 """Decay of a moving average."""
 

@@ -15,8 +15,6 @@ from srcluster.recipe.imported import Imported
 from srcluster.recipe.validation import Part
 from srcluster.recipe.yaml_files import did_you_mean, read_yaml
 
-__all__ = ["Blur", "Jpeg", "Noise", "OneOf", "Pipeline", "Resize", "Shuffle", "Step", "presets"]
-
 
 def _ordered(bounds: tuple[Any, Any]) -> tuple[Any, Any]:
     if bounds[0] > bounds[1]:

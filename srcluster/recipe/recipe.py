@@ -27,18 +27,6 @@ from srcluster.recipe.start import Start
 from srcluster.recipe.validation import Part, explain
 from srcluster.recipe.yaml_files import did_you_mean, read_file, read_mapping, read_yaml
 
-__all__ = [
-    "NEUTRAL",
-    "Recipe",
-    "RecipeError",
-    "flatten",
-    "load",
-    "parse_overrides",
-    "recipe_from",
-    "shipped",
-    "with_overrides",
-]
-
 
 class RecipeError(UserError):
     """A recipe or an override says something that can't be understood."""

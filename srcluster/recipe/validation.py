@@ -8,8 +8,6 @@ from pydantic_core import ErrorDetails
 
 from srcluster.recipe.yaml_files import did_you_mean
 
-__all__ = ["Part", "explain", "kind_or"]
-
 
 class Part(BaseModel):
     """Part of what YAML says: it takes no key that it does not know, and does not change."""

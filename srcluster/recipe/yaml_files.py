@@ -12,8 +12,6 @@ from yaml.nodes import MappingNode, Node, ScalarNode
 
 from srcluster.errors import UserError
 
-__all__ = ["did_you_mean", "read_file", "read_mapping", "read_yaml"]
-
 
 class _Loader(yaml.SafeLoader):
     """YAML 1.2's scalars, as they look: 1e-4 is a number, `on` and a date are text.
