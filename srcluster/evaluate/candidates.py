@@ -17,7 +17,8 @@ from srcluster.data import photos
 from srcluster.data.benchmarks import Benchmark, BenchmarkImage
 from srcluster.data.listing import Photo
 from srcluster.errors import UserError
-from srcluster.models.find import find_model, holds_model
+from srcluster.models import shipped
+from srcluster.models.find import ambiguous, find_model, holds_model
 from srcluster.models.network import Network
 from srcluster.models.tiling import memory_at_hand, restore
 from srcluster.progress import progress
@@ -73,6 +74,8 @@ def candidate(words: str, scale: int, allow_import: Collection[str] = ()) -> Can
     if not equals or Path(words).exists():
         label, name = "", words
     if Path(name).is_dir() and not holds_model(name):
+        if name in shipped.names():
+            raise ambiguous(name, f"./{name}")
         pictures = {photo.name: photo for photo in photos.find(str(Path(name).resolve()))}
         return Candidate(label or Path(name).resolve().name, None, pictures)
     found = find_model(name, scale, allow_import)

@@ -13,6 +13,7 @@ from srcluster.cluster.choose import choose_cluster
 from srcluster.data.listing import Photo, list_pictures, printable
 from srcluster.data.pictures import endings
 from srcluster.errors import UserError
+from srcluster.models import shipped
 from srcluster.models.export import EXPORT_HELP
 from srcluster.models.export import export as write_export
 from srcluster.models.find import ALLOW_IMPORT_HELP, MODEL_HELP, find_model
@@ -33,8 +34,12 @@ def upscale(
         list[str] | None, typer.Argument(metavar="IN...", help="Pictures, folders or .zips of them, or s3:// URLs.")
     ] = None,
     out: Annotated[str | None, typer.Option(metavar="DIR", help="Folder or s3:// prefix that PNG files go to.")] = None,
-    model: Annotated[str, typer.Option(metavar="MODEL", help=MODEL_HELP)] = "",
-    scale: Annotated[int, typer.Option(help="Of nearest, bilinear and bicubic.")] = 4,
+    model: Annotated[
+        str, typer.Option(metavar="MODEL", help=f"{MODEL_HELP} Without it: the best network that comes with srcluster.")
+    ] = "",
+    scale: Annotated[
+        int, typer.Option(help="Of interpolations, and of the network that is taken without --model.")
+    ] = 4,
     self_ensemble: Annotated[
         bool, typer.Option("--self-ensemble", help="The mean over the eight symmetries: better, eight times slower.")
     ] = False,
@@ -53,13 +58,14 @@ def upscale(
     picture that fails is listed at the end, and ends nothing else. One whose pixels take more than 10^9 bytes is
     refused as a decompression bomb, unless SRCLUSTER_PICTURE_GB says that it may.
     """
-    if not model:
-        raise UpscaleError("say which network: --model MODEL; --help lists what that can be")
     if bool(pictures) != bool(out) or not (pictures or export):
         raise UpscaleError("say what to enlarge and where to: python -m srcluster.upscale IN... --out DIR")
     address = choose_cluster(address)
     jobs = _jobs(pictures, out) if pictures and out else []
     due = jobs if overwrite else [job for job in jobs if not storage.exists(job.target)]
+    if not model:
+        model = f"{shipped.PREFIX}{shipped.best(scale)}"
+        print(f"the network is {model}, the best that comes with srcluster; --model MODEL takes another")
     _, network, recipe = find_model(model, scale, allow_import or ())
     if self_ensemble:
         network, recipe = SelfEnsemble(network).eval(), None

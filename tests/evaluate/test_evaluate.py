@@ -26,12 +26,13 @@ def recipe(name: str = "mine", **model):
 def folder(tmp_path_factory):
     """A benchmark of two pictures, and a network's file."""
     torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("evaluate")
-    (folder / "Two").mkdir()
+    folder = tmp_path_factory.mktemp("evaluate") / "mine"
+    (folder / "Two").mkdir(parents=True)
     for i, name in enumerate(("bird", "bird_nest")):
         noise = np.random.default_rng(i).integers(0, 256, (9, 11, 3), dtype=np.uint8)
         Image.fromarray(imresize(noise, 6)).save(folder / "Two" / f"{name}.png")
-    mine = recipe(init="he")
+    # What the person calls it counts, and not its recipe's name.
+    mine = recipe("theirs", init="he")
     save_weights(folder / "model.safetensors", models.build(mine.model, 4).state_dict(), mine)
     return folder
 

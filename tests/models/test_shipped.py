@@ -1,0 +1,136 @@
+"""Networks that come with the package: known by name, never mixed up with a person's own, and as their cards say."""
+
+import hashlib
+import json
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from srcluster.data import benchmarks
+from srcluster.errors import UserError
+from srcluster.evaluate.candidates import candidate
+from srcluster.models import build, shipped
+from srcluster.models.find import find_model
+from srcluster.models.saved import load_model, save_weights
+from srcluster.models.start import resolve_start
+from srcluster.recipe import Recipe, Start, recipe_from
+from srcluster.training.evaluation import evaluate
+
+
+def save(path, seed: int, half: bool = False) -> Recipe:
+    recipe = recipe_from({"name": "tiny", "steps": 1, "model": {"kind": "compact", "features": 4, "convs": 2}})
+    torch.manual_seed(seed)
+    weights = build(recipe.model, 4).state_dict()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(path, {key: tensor.half() if half else tensor for key, tensor in weights.items()}, recipe)
+    return recipe
+
+
+@pytest.fixture
+def two(tmp_path, monkeypatch):
+    """Two networks that are shipped, `better` and `worse`, and an empty storage."""
+    folder = tmp_path / "weights"
+    for seed, (name, psnr) in enumerate({"worse": 27.0, "better": 31.0}.items()):
+        save(folder / f"{name}.safetensors", seed, half=True)
+        (folder / f"{name}.json").write_text(json.dumps({"scale": 4, "srcluster": {"scores": {"psnr_y/Set5": psnr}}}))
+    monkeypatch.setattr(shipped, "FOLDER", folder)
+    monkeypatch.setenv("SRCLUSTER_STORAGE", str(tmp_path / "storage"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def first_weight(name: str) -> torch.Tensor:
+    return next(find_model(name).network.parameters())
+
+
+def test_they_are_known_where_a_model_is_named(two):
+    assert candidate("better", 4).label == candidate("shipped:better", 4).label == "better"
+    assert first_weight("better").dtype == torch.float32
+    assert torch.equal(first_weight("better"), first_weight("shipped:better"))
+    assert not torch.equal(first_weight("better"), first_weight("worse"))
+    with pytest.raises(UserError, match="no network 'none' comes with srcluster; there are: better, worse"):
+        find_model("shipped:none")
+
+
+def test_a_training_starts_from_one_by_its_sha256(two):
+    recipe, _ = load_model(two / "weights" / "worse.safetensors")
+    start = resolve_start(Start(weights="worse"), recipe.model, 4)
+    assert start.sha256 == hashlib.sha256((two / "weights" / "worse.safetensors").read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("file", "named"),
+    [
+        ("storage/runs/better/model.safetensors", "{home}/storage/runs/better"),
+        ("storage/runs/better/recipe.json", "{home}/storage/runs/better"),
+        ("better/model.safetensors", "./better"),
+        ("better/baby.png", "./better"),
+    ],
+)
+def test_a_run_or_a_folder_of_the_same_name_is_not_mixed_up_with_one(two, file, named):
+    own = candidate("better", 4).network
+    save(two / file, seed=7)
+    named = named.format(home=two)
+    with pytest.raises(UserError, match=f"say shipped:better or {re.escape(named)}$"):
+        candidate("better", 4)
+    assert torch.equal(first_weight("shipped:better"), next(own.parameters()))
+    if file.endswith("model.safetensors"):
+        assert not torch.equal(first_weight(named), next(own.parameters()))
+
+
+def test_the_best_one_enlarges_without_a_model(two, typed, monkeypatch):
+    Image.fromarray(np.full((9, 7, 3), 90, np.uint8)).save(two / "photo.png")
+    status, printed = typed("upscale", "photo.png", "--out", "large")
+    assert status == 0, printed
+    assert "the network is shipped:better, the best that comes with srcluster" in printed
+    assert Image.open(two / "large" / "photo.png").size == (28, 36)
+    assert "no network of scale 2" in typed("upscale", "photo.png", "--out", "large", "--scale", "2")[1]
+    monkeypatch.setattr(shipped, "FOLDER", two / "none")
+    assert typed("upscale", "photo.png", "--out", "large")[0] == 2
+
+
+def test_it_enlarges_without_store_server_cluster_and_network(two):
+    Image.fromarray(np.full((9, 7, 3), 90, np.uint8)).save(two / "photo.png")
+    code = """
+    import pathlib, socket, sys
+    sys.modules |= dict.fromkeys(("ray", "mlflow"))
+    socket.socket.connect = None
+    from srcluster import cli
+    from srcluster.models import shipped
+    shipped.FOLDER = pathlib.Path("weights")
+    sys.argv = ["srcluster", "upscale", "photo.png", "--out", "large"]
+    cli.main()
+    """
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SRCLUSTER_", "MLFLOW_", "RAY_"))}
+    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True, timeout=60, env=kept)
+    assert Image.open(two / "large" / "photo.png").size == (28, 36)
+
+
+@pytest.mark.parametrize("name", shipped.names())
+def test_a_card_is_of_its_weights(name, data_sets):
+    card, path = shipped.card(name), shipped.file_of(name)
+    said, (resource,) = card["srcluster"], card["resources"]
+    assert (resource["size"], resource["sha256"]) == (
+        path.stat().st_size,
+        hashlib.sha256(path.read_bytes()).hexdigest(),
+    )
+    recipe, network = load_model(path)
+    assert recipe.model_dump(mode="json") == said["recipe"]
+    assert recipe.digest() == said["recipe_digest"]
+    assert network.scale == card["scale"]
+    assert sum(parameter.numel() for parameter in network.parameters()) == said["parameters"]
+    benchmark = benchmarks.load("Set5", network.scale)
+    assert benchmark.digest == said["benchmarks"]["Set5"]
+    for key, value in evaluate(network, benchmark, network.scale).items():
+        assert said["scores"][key] == pytest.approx(value, abs=0.01), key
+
+
+def test_all_of_them_are_small():
+    assert sum(path.stat().st_size for path in shipped.FOLDER.glob("*")) < 12e6
