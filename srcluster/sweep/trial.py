@@ -32,7 +32,7 @@ def run_trial(config: dict[str, Any]) -> None:
     if not (result := store.result(stop_at_step)):
         params, tags = recipe.model_dump(mode="json"), environment_tags()
         named = {"key": trial["key"], "parent": trial["parent"], "url": store.url}
-        run = Run.start(trial["experiment"], trial["label"], **named, params=params, tags=tags, required=False)
+        run = Run.start(trial["experiment"], trial["label"], **named, params=params, tags=tags, timeout_s=0)
         try:
             result = _train(recipe, store, workers, run, stop_at_step)
             run.end()

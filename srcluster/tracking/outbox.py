@@ -44,10 +44,10 @@ class Outbox:
     """The entries of one run that have not arrived yet.
 
     Args:
-        spec: What says which run it is, for whoever sends these entries later.
+        spec: Says which run it is, to the process that sends these entries later.
         url: Where unsent entries are kept; without one, what can't be sent by the end is lost, with a count.
-        send: Sends entries, `late` where they come from storage; returns what has to be sent again, and why. Entries
-            may be sent twice, where an attempt arrived and its answer did not.
+        send: Sends entries, `late` where they come from storage; returns those to send again, and why. It may be given
+            an entry twice, where the first attempt arrived and its answer did not.
         beats: Whether to send signs of life.
         pace: How often.
     """

@@ -47,7 +47,6 @@ class Run:
         begin: Callable[[MlflowClient], entities.Run],
         *,
         timeout_s: float = 0,
-        required: bool = False,
         beats: bool = False,
         pace: Pace = PACE,
     ):
@@ -58,9 +57,9 @@ class Run:
         self._last: dict[str, tuple[int, float]] | None = None
         """Step and value of each metric's last point; None where MLflow is to be asked."""
         try:
-            patiently(self._connect, timeout_s if required else 0)
+            patiently(self._connect, timeout_s)
         except AwayError:
-            if required:
+            if timeout_s:
                 raise
         unsent = storage.join(url, "unsent") if url else ""
         self._outbox = Outbox(asdict(spec), unsent, self._send, beats=beats, pace=pace)
@@ -77,14 +76,13 @@ class Run:
         tags: Mapping[str, str] | None = None,
         url: str = "",
         timeout_s: float = PATIENCE_S,
-        required: bool = True,
         pace: Pace = PACE,
     ) -> "Run":
         """Begin a run, or continue the one that was begun with the same key; until it ends, it gives signs of life.
 
         `RunSpec` says what makes a run; `params` may be nested, see `recipe.flatten`. What can't be sent is kept in
-        `unsent/` of the `url` where the run has its files, and sent by the next process that opens the run. If it is
-        not `required`, the run goes on without a server that is away, and begins when that is back.
+        `unsent/` of the `url` where the run has its files, and sent by the next process that opens the run. A server
+        that is away is waited for; with a `timeout_s` of 0 the run goes on without it, and begins when it is back.
 
         Raises:
             TrackingError: The server does not answer in time, refuses, or the run has other parameters.
@@ -93,7 +91,7 @@ class Run:
         flat = {metric_name(key): value[:6000] for key, value in flatten(params or {}).items()}
         spec = RunSpec(experiment, key, name, parent, flat, dict(tags or {}))
         begin = functools.partial(spec.begin, reopen=True)
-        return cls(spec, url, begin, timeout_s=timeout_s, required=required, beats=True, pace=pace)
+        return cls(spec, url, begin, timeout_s=timeout_s, beats=True, pace=pace)
 
     @classmethod
     def attach(cls, spec: RunSpec, url: str = "", *, pace: Pace = PACE) -> "Run":
@@ -126,11 +124,7 @@ class Run:
         A run that goes on from a checkpoint passes through steps that it has logged before: they are left as
         they are, so that no step has two points. NaN is kept as NaN; infinities as the largest doubles.
 
-        Args:
-            metrics: Values by name.
-            step: The training step they belong to.
-            replace: Whether they are results, of which MLflow is to show these where an earlier life of the run had
-                others at this step.
+        With `replace` they are results: MLflow shows these where an earlier life of the run had others at this step.
         """
         now_ms = _now_ms()
         self._outbox.put(*(Point(metric_name(k), float(v), step, now_ms, replace) for k, v in metrics.items()))
@@ -211,21 +205,16 @@ class Run:
         self._outbox.put(Artifact(re.sub(r"[?#%\\\x00-\x1f\x7f\ud800-\udfff]", "_", path), content))
 
     def _begun(self) -> entities.RunInfo:
-        if self._info is None:
-            patiently(self._connect)
-        assert self._info
-        return self._info
+        return self._info or patiently(self._connect)
 
-    def _connect(self) -> None:
+    def _connect(self) -> entities.RunInfo:
         """Find or begin the run, and ask what it has."""
         with self._lock:
-            if self._info is None:
-                run = self._begin(self._client)
-                self._info = run.info
-            else:
-                run = self._client.get_run(self._info.run_id)
+            run = self._client.get_run(self._info.run_id) if self._info else self._begin(self._client)
+            self._info = run.info
             # `data.metrics` would not tell the steps.
             self._last = {metric.key: (metric.step, metric.value) for metric in run.data._metric_objs}
+            return run.info
 
     def _send(self, entries: Sequence[Entry], late: bool) -> tuple[list[Entry], str]:
         """Deliver what MLflow does not have; returns what is left, and why."""

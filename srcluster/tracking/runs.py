@@ -47,19 +47,15 @@ class RunSpec:
         return next(iter(client.search_runs([experiment.experiment_id], query, max_results=1)), None)
 
     def begin(self, client: MlflowClient, *, reopen: bool) -> entities.Run:
-        """Create the run where there is none.
-
-        Args:
-            client: Of the server.
-            reopen: Go on with a run that there is: it is RUNNING again.
+        """Create the run where there is none; `reopen` one that there is, which is RUNNING again.
 
         Raises:
             TrackingError: The experiment is deleted, or the run to reopen has other parameters.
         """
         run = self.find(client)
         if run is None:
-            words = {KEY_TAG: self.key, ALIVE_TAG: "0"} | ({PARENT_TAG: self.parent} if self.parent else {}) | self.tags
-            run = client.create_run(_experiment_id(client, self.experiment), tags=words, run_name=self.name)
+            tags = {KEY_TAG: self.key, ALIVE_TAG: "0"} | ({PARENT_TAG: self.parent} if self.parent else {}) | self.tags
+            run = client.create_run(_experiment_id(client, self.experiment), tags=tags, run_name=self.name)
         known = run.data.params
         for key in sorted((self.params.keys() & known.keys()) - NEUTRAL if reopen else ()):
             if self.params[key] != known[key]:
@@ -70,8 +66,7 @@ class RunSpec:
         new = [entities.Param(key, value) for key, value in self.params.items() if key not in known]
         tags = self.tags | {ALIVE_TAG: str(int(time.time()))} if reopen else {}
         run_tags = [entities.RunTag(*tag) for tag in tags.items()]
-        if new or tags:
-            client.log_batch(run.info.run_id, params=new, tags=run_tags, synchronous=True)
+        client.log_batch(run.info.run_id, params=new, tags=run_tags, synchronous=True)
         if reopen:
             if ERROR_TAG in run.data.tags:
                 client.delete_tag(run.info.run_id, ERROR_TAG)
@@ -110,17 +105,12 @@ def children(parent_id: str) -> list[RunInfo]:
             runs += page
         return runs
 
+    found = [(run.info, run.data) for run in patiently(search)]
     return [
         RunInfo(
-            id=run.info.run_id,
-            name=run.info.run_name,
-            key=run.data.tags.get(KEY_TAG, ""),
-            status=run.info.status,
-            params=run.data.params,
-            metrics=run.data.metrics,
-            tags=run.data.tags,
+            info.run_id, info.run_name, data.tags.get(KEY_TAG, ""), info.status, data.params, data.metrics, data.tags
         )
-        for run in patiently(search)
+        for info, data in found
     ]
 
 
@@ -135,7 +125,7 @@ def curve(run_id: str, metric: str) -> list[tuple[int, float]]:
     return sorted((point.step, point.value) for point in points)
 
 
-def end_abandoned(experiment: str, silent_s: float = SILENT_S) -> None:
+def end_abandoned(experiment: str) -> None:
     """End as KILLED the runs of an experiment that still are RUNNING and of whose processes no word came.
 
     A process that was only silent, as that of a computer that slept, goes on logging, and ends its run as it would.
@@ -145,14 +135,11 @@ def end_abandoned(experiment: str, silent_s: float = SILENT_S) -> None:
     """
     client = MlflowClient(address())
 
-    def search() -> list[entities.Run]:
-        found = client.get_experiment_by_name(experiment)
-        return client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'") if found else []
-
     def end() -> None:
-        for run in search():
+        found = client.get_experiment_by_name(experiment)
+        for run in client.search_runs([found.experiment_id], "attributes.status = 'RUNNING'") if found else ():
             alive = run.data.tags.get(ALIVE_TAG)
-            if alive and int(alive) < time.time() - silent_s:
+            if alive and int(alive) < time.time() - SILENT_S:
                 client.set_terminated(run.info.run_id, "KILLED")
 
     patiently(end)

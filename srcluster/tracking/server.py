@@ -18,6 +18,8 @@ from srcluster.errors import UserError
 PATIENCE_S = 120
 """How long a server that is away is waited for where there is nothing to do without it."""
 
+_CHECK_TIMEOUT_S = 5
+
 _log = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -37,47 +39,38 @@ class AwayError(TrackingError):
     """MLflow does not answer now."""
 
 
-def check(uri: str | None = None, *, timeout_s: float = 5) -> str:
-    """Make sure that an MLflow server answers, and lets this host and this user in.
-
-    Args:
-        uri: Its address; without one, what MLFLOW_TRACKING_URI says.
-        timeout_s: How long it may take to answer.
-
-    Returns:
-        The address.
+def check() -> str:
+    """The address of the MLflow server, which answers and lets this host and this user in.
 
     Raises:
         TrackingError: There is no address, nothing answers there, or it is no MLflow server for us.
     """
-    uri = address(uri)
+    uri = address()
     # What MLflow's client asks, but for its patience. Not every server that it works with knows /health.
     endpoint = "/api/2.0/mlflow/experiments/search"
     try:
         answer = http_request(
             *(get_default_host_creds(uri), endpoint, "POST"),
             json={"max_results": 1},
-            timeout=timeout_s,
+            timeout=_CHECK_TIMEOUT_S,
             max_retries=0,
             raise_on_status=False,
         )
         verify_rest_response(answer, endpoint)
     except MlflowException as error:
-        if is_refusal(error) or error.get_http_status_code() in (401, 403):
-            raise _explained(error, uri) from error
-        raise TrackingError(
+        raise _refused(error) or TrackingError(
             f"no MLflow server answers at {uri} ({reason(error)}): start it, or correct MLFLOW_TRACKING_URI"
         ) from error
     return uri
 
 
-def address(uri: str | None = None) -> str:
-    """The address of the server: `uri`, or else MLFLOW_TRACKING_URI.
+def address() -> str:
+    """The address of the server, from MLFLOW_TRACKING_URI.
 
     Raises:
         TrackingError: There is none, it is no http address, or there is a password in it.
     """
-    uri = uri or os.environ.get("MLFLOW_TRACKING_URI")
+    uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
         raise TrackingError(
             "no MLflow server is set: give its address in MLFLOW_TRACKING_URI, "
@@ -109,8 +102,8 @@ def patiently(action: Callable[[], T], timeout_s: float = PATIENCE_S) -> T:
         try:
             return action()
         except MlflowException as error:
-            if is_refusal(error) or error.get_http_status_code() in (401, 403):
-                raise _explained(error, address()) from error
+            if refused := _refused(error):
+                raise refused from error
             if time.monotonic() > deadline_s:
                 raise AwayError(
                     f"MLflow at {address()} has not answered for {timeout_s:g} s ({reason(error)}): start it again"
@@ -138,20 +131,17 @@ def reason(error: BaseException) -> str:
     return shorten(str(error).partition(". Response body")[0] or type(error).__name__, 200)
 
 
-def _explained(error: MlflowException, uri: str) -> TrackingError:
-    """What MLflow's exception means for a person."""
-    text = str(error)
-    if "Invalid Host header" in text:
-        host = urlsplit(uri).netloc
+def _refused(error: MlflowException) -> TrackingError | None:
+    """What the server refuses, for a person; None if it is away."""
+    uri = address()
+    if "Invalid Host header" in str(error):
         return TrackingError(
-            f"MLflow at {uri} refuses requests for the host {host}: add it to MLFLOW_SERVER_ALLOWED_HOSTS "
-            "where the server is started"
+            f"MLflow at {uri} refuses requests for the host {urlsplit(uri).netloc}: add it to "
+            "MLFLOW_SERVER_ALLOWED_HOSTS where the server is started"
         )
-    match error.get_http_status_code():
-        case 401 | 403:
-            return TrackingError(
-                f"MLflow at {uri} does not let us in: set MLFLOW_TRACKING_TOKEN, or "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
-            )
-        case _:
-            return TrackingError(f"MLflow at {uri} refuses: {reason(error)}")
+    if error.get_http_status_code() in (401, 403):
+        return TrackingError(
+            f"MLflow at {uri} does not let us in: set MLFLOW_TRACKING_TOKEN, or "
+            "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+        )
+    return TrackingError(f"MLflow at {uri} refuses: {reason(error)}") if is_refusal(error) else None

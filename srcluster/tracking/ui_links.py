@@ -13,44 +13,25 @@ from mlflow import MlflowClient
 from srcluster.tracking.names import metric_name
 from srcluster.tracking.server import address, patiently
 
-TRAINING = {"workflowType": "machine_learning"}
-"""Without it, MLflow shows its menu for language models."""
-
-VIEW = "srcluster"
-
 
 def runs_page(experiment_id: str) -> str:
     """The address of an experiment's runs, children folded into their parents."""
-    return _page(f"experiments/{experiment_id}/runs", {})
+    return _page(experiment_id)
 
 
 def charts_page(experiment_id: str, metric: str, *, ascending: bool = False) -> str:
     """The address of the learning curves of an experiment's runs, in the order of `metric`."""
     # Sorted, runs stand for themselves: a child that is folded into its parent has no curve.
-    order = {
-        "orderByKey": f"metrics.`{metric_name(metric)}`",
-        "orderByAsc": str(ascending).lower(),
-        "compareRunsMode": "CHART",
-    }
-    return _page(f"experiments/{experiment_id}/runs", order)
+    key, ascends = f"metrics.`{metric_name(metric)}`", str(ascending).lower()
+    return _page(experiment_id, orderByKey=key, orderByAsc=ascends, compareRunsMode="CHART")
 
 
 def table_page(experiment_id: str, metrics: Sequence[str], params: Sequence[str], *, ascending: bool = False) -> str:
-    """Set the columns of an experiment's table of runs.
-
-    Args:
-        experiment_id: MLflow's id of the experiment.
-        metrics: The metrics that are columns; the first one orders the runs.
-        params: The parameters that are columns.
-        ascending: Whether the lowest value is first.
-
-    Returns:
-        The address of the table.
+    """Set the columns of an experiment's table of runs, which the first metric orders; returns its address.
 
     Raises:
         TrackingError: The server does not answer in time, or has no such experiment.
     """
-    # What MLflow's own "Share" button stores: a view of the experiment, under a name, as a tag.
     columns = [f"metrics.`{metric_name(name)}`" for name in metrics]
     columns += [f"params.`{metric_name(name)}`" for name in params]
     view = {
@@ -58,12 +39,14 @@ def table_page(experiment_id: str, metrics: Sequence[str], params: Sequence[str]
         "orderByKey": columns[0],
         "orderByAsc": ascending,
     }
-    client = MlflowClient(address())
-    key, value = f"mlflow.sharedViewState.{VIEW}", json.dumps(view)
-    patiently(lambda: client.set_experiment_tag(experiment_id, key, value))
-    return _page(f"experiments/{experiment_id}/runs", {"viewStateShareKey": VIEW})
+    # What MLflow's own "Share" button stores: a view of the experiment, under a name, as a tag.
+    client, tag = MlflowClient(address()), "mlflow.sharedViewState.srcluster"
+    patiently(lambda: client.set_experiment_tag(experiment_id, tag, json.dumps(view)))
+    return _page(experiment_id, viewStateShareKey="srcluster")
 
 
-def _page(path: str, query: dict[str, str]) -> str:
+def _page(experiment_id: str, **query: str) -> str:
     page = os.environ.get("SRCLUSTER_MLFLOW_PAGE", "").rstrip("/") or address()
-    return f"{page}/#/{path}?{urlencode(query | TRAINING, quote_via=quote)}"
+    # Without its type of workflow, MLflow shows its menu for language models.
+    words = urlencode({**query, "workflowType": "machine_learning"}, quote_via=quote)
+    return f"{page}/#/experiments/{experiment_id}/runs?{words}"

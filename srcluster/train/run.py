@@ -164,7 +164,7 @@ def log_baseline(
     spec = Interpolation(kernel="bicubic")
     network, measures = models.build(spec, recipe.scale).eval(), load_measures(recipe.evaluation.measures)
     params = {"model": spec.model_dump()}
-    with Run.start(experiment, "bicubic", key=key, parent=parent, params=params, required=False) as run:
+    with Run.start(experiment, "bicubic", key=key, parent=parent, params=params, timeout_s=0) as run:
         metrics: dict[str, float] = {}
         for benchmark in measured:
             run.dataset(benchmark.name, benchmark.source, benchmark.digest, "test")

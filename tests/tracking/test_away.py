@@ -84,11 +84,11 @@ def outage(mlflow_server, tmp_path_factory):
         outage.ended.log({"loss": 1.0, "nan": math.nan}, 2)
         outage.ended.text("scale: 4", "recipe.yaml")
         assert not outage.ended.end("FAILED", timeout_s=0)
-        begun = begin("outage", "begun", folder, params={"steps": 3}, required=False)
+        begun = begin("outage", "begun", folder, params={"steps": 3}, timeout_s=0)
         worker = Run.attach(begun.spec, str(folder / "begun"), pace=QUICK)
         worker.log({"loss": 3.0}, 1)
         worker.save()
-        killed = begin("outage", "killed", folder, params={"steps": 4}, required=False)
+        killed = begin("outage", "killed", folder, params={"steps": 4}, timeout_s=0)
         killed.log({"loss": 4.0}, 1)
         killed.end("KILLED", timeout_s=0)
         with pytest.raises(TrackingError) as raised:

@@ -18,8 +18,11 @@ pytestmark = pytest.mark.cluster
 
 
 class TestCheck:
-    def test_a_server_that_answers(self, mlflow_server):
-        assert check() == check(check() + "/") == os.environ["MLFLOW_TRACKING_URI"]
+    def test_a_server_that_answers(self, mlflow_server, monkeypatch):
+        uri = os.environ["MLFLOW_TRACKING_URI"]
+        assert check() == uri
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"{uri}/")
+        assert check() == uri
 
     def test_no_address(self, monkeypatch):
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -33,17 +36,19 @@ class TestCheck:
         assert time.monotonic() - before < 2
 
     @pytest.mark.parametrize("uri", ["file:/tmp/mlruns", "sqlite:///mlflow.db", "mlruns", "databricks"])
-    def test_a_store_that_is_no_server(self, uri):
+    def test_a_store_that_is_no_server(self, uri, monkeypatch):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         with pytest.raises(TrackingError, match="which the workers of a cluster can't share"):
-            check(uri)
+            check()
 
     @pytest.mark.parametrize("uri", ["https://anna:s3cret@mlflow.example", "postgresql://anna:s3cret@db/mlflow"])
-    def test_a_password_is_not_for_addresses_which_are_printed(self, uri):
+    def test_a_password_is_not_for_addresses_which_are_printed(self, uri, monkeypatch):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         with pytest.raises(TrackingError, match="MLFLOW_TRACKING_PASSWORD") as caught:
-            check(uri)
+            check()
         assert "s3cret" not in str(caught.value)
 
-    def test_another_kind_of_server(self):
+    def test_another_kind_of_server(self, monkeypatch):
         with subprocess.Popen(
             [sys.executable, "-u", "-m", "http.server", "--bind", "127.0.0.1", "0"],
             stdout=subprocess.PIPE,
@@ -51,13 +56,14 @@ class TestCheck:
             text=True,
         ) as other:
             port = other.stdout.readline().split("port ")[1].split()[0]
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
             try:
                 with pytest.raises(TrackingError, match=r"no MLflow server answers at .* error code 501 != 200\)"):
-                    check(f"http://127.0.0.1:{port}")
+                    check()
             finally:
                 other.kill()
 
-    def test_a_server_that_knows_no_health(self, mlflow_server):
+    def test_a_server_that_knows_no_health(self, mlflow_server, monkeypatch):
         """As behind a gateway that passes on MLflow's API alone."""
         upstream = os.environ["MLFLOW_TRACKING_URI"]
 
@@ -76,14 +82,16 @@ class TestCheck:
             threading.Thread(target=gateway.serve_forever, daemon=True).start()
             uri = f"http://127.0.0.1:{gateway.server_address[1]}"
             assert requests.get(f"{uri}/health").status_code == 501
-            assert check(uri) == uri
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+            assert check() == uri
             gateway.shutdown()
 
-    def test_a_server_that_refuses_our_name_for_it(self, mlflow_server):
+    def test_a_server_that_refuses_our_name_for_it(self, mlflow_server, monkeypatch):
         port = check().rpartition(":")[2]
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.1:{port}")
         # It leads to this machine and is not on the server's list.
         with pytest.raises(TrackingError, match=r"refuses .* 127\.1:.* MLFLOW_SERVER_ALLOWED_HOSTS"):
-            check(f"http://127.1:{port}")
+            check()
 
 
 def test_links_are_for_a_person(mlflow_server, monkeypatch):
