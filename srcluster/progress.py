@@ -47,34 +47,35 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress(
-    doing: str, total: int, things: str, before: int = 0, every_s: float = LINE_EVERY_S
+    doing: str, total: int | None, things: str, before: int = 0, every_s: float = LINE_EVERY_S
 ) -> Iterator[Callable[[float, str], None]]:
     """Show how many of `total` things are done, and the time left: a bar on a terminal, lines elsewhere.
 
     Args:
         doing: A word for what is done to them: `packing`.
-        total: How many there are.
+        total: How many there are; None where nobody knows.
         things: What they are: `shards`.
         before: How many were done earlier.
         every_s: Seconds between two lines.
 
     Yields:
-        A function that takes how many are done, and more words.
+        A function that takes how many are done, and more words, or none.
     """
     console = Console()
     if console.is_terminal:
         columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn(things + "{task.description}"))
         with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
             task = bar.add_task("", total=total, completed=before)
-            yield lambda done, words: bar.update(task, completed=done, description=f", {words}")
+            yield lambda done, words: bar.update(task, completed=done, description=words and f", {words}")
         return
-    due, pace = time.monotonic() + every_s, Pace(total, before)
+    due, pace = time.monotonic() + every_s, Pace(total, before) if total else None
 
     def line(done: float, words: str) -> None:
         nonlocal due
         if time.monotonic() >= due:
             due = time.monotonic() + every_s
-            print(f"{doing}: {int(done)} of {total} {things}{pace.left(done)}, {words}", flush=True)
+            of, left = (f" of {total}", pace.left(done)) if pace else ("", "")
+            print(f"{doing}: {int(done)}{of} {things}{left}{words and f', {words}'}", flush=True)
 
     yield line
 

@@ -17,28 +17,22 @@ They keep their own terms: MS-COCO's pictures are their photographers', BSDS300 
 
 import hashlib
 import itertools
-import time
-from collections.abc import Callable, Iterator
+import math
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
 from srcluster import cli, local, storage
 from srcluster.data import archive
 from srcluster.data.archive import ArchiveError
 from srcluster.data.download import download
 from srcluster.errors import UserError
+from srcluster.progress import progress
 from srcluster.recipe.yaml_files import did_you_mean
 
-__all__ = ["SOURCES", "FetchError", "Source", "fetch"]
-
-LINE_EVERY_S = 10.0
 WRITERS = 16
 
 
@@ -136,8 +130,6 @@ SOURCES = {
         7_289,
     ),
 }
-"""The data sets by name."""
-
 ELSEWHERE = {
     "Flickr2K": "a tar file of 20 GB at https://cv.snu.ac.kr/research/EDSR/Flickr2K.tar, without a checksum: unpack "
     "its folder Flickr2K_HR, of 2,650 pictures, as Flickr2K",
@@ -214,18 +206,25 @@ def _download(source: Source, mirror: str | None, downloads: Path) -> Path:
     path = downloads / source.file
     if not path.exists():
         url = storage.join(mirror, source.file) if mirror else source.url
-        with _progress(f"fetching {source.file}") as progress:
-            download(url, path, size_bytes=source.size_bytes, progress=progress)
+        total = None if source.size_bytes is None else _megabytes(source.size_bytes)
+        part = path.with_name(f"{path.name}.part")
+        had = _megabytes(part.stat().st_size) if part.exists() else 0
+        with progress(f"fetching {source.file}", total, "MB", before=had) as on_report:
+            download(url, path, size_bytes=source.size_bytes, progress=lambda done, _: on_report(done / 1e6, ""))
     return path
+
+
+def _megabytes(size_bytes: int) -> int:
+    return math.ceil(size_bytes / 1e6)
 
 
 def _check(path: Path, source: Source) -> None:
     digest, done = hashlib.sha256(), 0
-    with _progress(f"checking {source.file}") as progress:
+    with progress(f"checking {source.file}", _megabytes(path.stat().st_size), "MB") as on_report:
         for chunk in storage.chunks(str(path)):
             digest.update(chunk)
             done += len(chunk)
-            progress(done, path.stat().st_size)
+            on_report(done / 1e6, "")
     if source.sha256 is None:
         print(f"{source.file}: no checksum is published; this one has SHA-256 {digest.hexdigest()}")
     elif digest.hexdigest() != source.sha256:
@@ -247,32 +246,15 @@ def _put(path: Path, source: Source, place: str) -> None:
         raise FetchError(f"{place} holds {strangers[0]}, which is not of this data set; move it, or fetch elsewhere")
     files = archive.pictures(path, source.pictures)
     done = 0
-    with ThreadPoolExecutor(WRITERS) as pool, _progress(f"unpacking {source.file}") as progress:
+    with (
+        ThreadPoolExecutor(WRITERS) as pool,
+        progress(f"unpacking {source.file}", source.count, "pictures") as on_report,
+    ):
         # In batches, as a pool would take all pictures into memory at once.
         while batch := list(itertools.islice(files, 4 * WRITERS)):
             for _ in pool.map(lambda file: storage.write(storage.join(place, file[0]), file[1]), batch):
                 done += 1
-                progress(done, source.count)
-
-
-@contextmanager
-def _progress(doing: str) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on a terminal; elsewhere a line now and then."""
-    console = Console()
-    if console.is_terminal:
-        with Progress(console=console, transient=True) as bar:
-            task = bar.add_task(doing, total=None)
-            yield lambda done, total: bar.update(task, completed=done, total=total)
-        return
-    due = time.monotonic() + LINE_EVERY_S
-
-    def line(done: int, total: int | None) -> None:
-        nonlocal due
-        if time.monotonic() >= due:
-            due = time.monotonic() + LINE_EVERY_S
-            print(f"{doing}: {done / total:.0%}" if total else f"{doing}: {done / 1e6:.0f} MB", flush=True)
-
-    yield line
+                on_report(done, "")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Data sets from a real HTTP server that breaks off and lies."""
 
+import functools
 import hashlib
 import io
 import random
@@ -22,6 +23,7 @@ from srcluster.data.archive import ArchiveError
 from srcluster.data.download import DownloadError
 from srcluster.fetch import __main__ as fetch
 from srcluster.fetch.__main__ import FetchError, Source
+from srcluster.progress import progress
 from srcluster.storage import StorageError
 
 FILE = random.Random(0).randbytes(3_000_000)
@@ -363,9 +365,14 @@ def test_places_that_cannot_be_written_are_named(host, offer, tmp_path):
 
 def test_progress_is_shown_on_a_terminal_and_in_a_log(offer, tmp_path, downloads, monkeypatch, capsys):
     offer(SET5)
-    monkeypatch.setattr(fetch, "LINE_EVERY_S", 0)
+    monkeypatch.setattr(fetch, "progress", functools.partial(progress, every_s=0))
     fetch.fetch(["Set5"], str(tmp_path / "a"), downloads=downloads)
-    assert re.findall(r"(\w+) SRCNN_v1.zip: 100%\n", capsys.readouterr().out) == ["fetching", "checking", "unpacking"]
+    lines = re.findall(r"(\w+) SRCNN_v1.zip: (\d+ of \d+ \w+)", capsys.readouterr().out)
+    assert lines[:2] == [("fetching", "0 of 1 MB"), ("checking", "0 of 1 MB")]
+    assert lines[-1] == ("unpacking", "5 of 5 pictures")
+    offer(SET5, size_bytes=None)
+    fetch.fetch(["Set5"], str(tmp_path / "unknown"), downloads=downloads)
+    assert "fetching SRCNN_v1.zip: 0 MB\n" in capsys.readouterr().out
     monkeypatch.setenv("FORCE_COLOR", "1")
     fetch.fetch(["Set5"], str(tmp_path / "b"), downloads=downloads)
     assert "unpacking SRCNN_v1.zip" in capsys.readouterr().out
