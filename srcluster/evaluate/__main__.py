@@ -19,8 +19,6 @@ from srcluster.progress import print_table
 from srcluster.recipe import MEASURES, Criterion, Measure, measure
 from srcluster.training.measures import load_measures
 
-__all__ = ["evaluate"]
-
 
 def evaluate(
     model: Annotated[

@@ -21,8 +21,6 @@ from srcluster.errors import UserError
 from srcluster.pack.work import Work
 from srcluster.recipe.validation import explain
 
-__all__ = ["PackError", "pack"]
-
 
 class PackError(UserError):
     """What was asked for can't be packed, or what was packed is not as it was."""

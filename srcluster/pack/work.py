@@ -7,8 +7,6 @@ from typing import Any
 
 from srcluster.progress import progress
 
-__all__ = ["Work"]
-
 
 class Work:
     """Calls of one function for every shard, here or on a cluster, with a bar or lines that say how far they are.

@@ -33,22 +33,28 @@ class Imported(Part):
         Raises:
             UserError: There is no such target, or the call fails.
         """
-        target = self._find()
+        target = import_target(self.target)
         try:
             return target(**more, **self.args)
         except Exception as error:
             said = ", ".join(f"{name}={value!r}" for name, value in (more | self.args).items())
             raise UserError(f"{self.target}({said}) fails: {type(error).__name__}: {error}") from error
 
-    def _find(self) -> Callable[..., Any]:
-        module, _, name = self.target.partition(":")
-        if os.getcwd() not in sys.path:
-            # Where a command is not `python -m`, its folder is not looked in.
-            sys.path.append(os.getcwd())
-        try:
-            return getattr(importlib.import_module(module), name)
-        except Exception as error:
-            raise UserError(
-                f"there is no {self.target} to import ({type(error).__name__}: {error}): run in the folder that "
-                f"{self.package} is in, or install it, on all machines"
-            ) from error
+
+def import_target(target: str) -> Callable[..., Any]:
+    """What `package.module:Name` names.
+
+    Raises:
+        UserError: There is no such module or name.
+    """
+    module, _, name = target.partition(":")
+    if os.getcwd() not in sys.path:
+        # Where a command is not `python -m`, its folder is not looked in.
+        sys.path.append(os.getcwd())
+    try:
+        return getattr(importlib.import_module(module), name)
+    except Exception as error:
+        raise UserError(
+            f"there is no {target} to import ({type(error).__name__}: {error}): run in the folder that "
+            f"{module.partition('.')[0]} is in, or install it, on all machines"
+        ) from error

@@ -18,20 +18,12 @@ from srcluster.training.ranks import ALONE, Ranks
 
 
 class Adversary:
-    """A discriminator, its optimiser, and the term of the generator's loss that it gives.
-
-    Args:
-        name: Of the term.
-        weight: Of the term.
-        spec: The recipe's part.
-        precision: Of the forward and backward passes.
-    """
+    """A discriminator, its optimiser, and the term of the generator's loss that it gives, by its name and weight."""
 
     def __init__(self, name: str, weight: float, spec: Adversarial, precision: Precision):
         self.name, self.weight, self.spec, self.precision = name, weight, spec, precision
         self.network = precision.prepare(build_discriminator(spec.discriminator), compiled=False)
         self.optimizer = make_optimizer(self.network, spec.optimizer)
-        self.peak_lr = [group["lr"] for group in self.optimizer.param_groups]
         self.trained: nn.Module = self.network
         self.ranks = ALONE
 
@@ -76,7 +68,7 @@ class Adversary:
 
     def step(self, factor: float) -> None:
         """Move the weights by the gradients so far, at `factor` of the optimiser's learning rate."""
-        set_learning_rates(self.optimizer, self.peak_lr, factor)
+        set_learning_rates(self.optimizer, self.spec.optimizer, factor)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 

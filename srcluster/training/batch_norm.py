@@ -9,8 +9,6 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from srcluster.training.ranks import Ranks
 
-__all__ = ["SyncBatchNorm", "convert_sync_batch_norm"]
-
 
 def convert_sync_batch_norm(network: nn.Module, ranks: "Ranks") -> None:
     """Let each batch norm of a network take its statistics over the patches of all ranks; weights stay as they are.

@@ -11,8 +11,6 @@ from srcluster.recipe.adversarial import Adversarial
 from srcluster.recipe.objective import VGG, Objective
 from srcluster.training.optimizer import make_optimizer
 
-__all__ = ["check_trainable"]
-
 
 def check_trainable(recipe: Recipe) -> None:
     """Build the network and the optimiser without memory for weights, and put a batch through.

@@ -20,8 +20,6 @@ from srcluster.models.saved import weights_bytes
 from srcluster.recipe import Recipe
 from srcluster.training.adversary import Adversary
 
-__all__ = ["CheckpointError", "State"]
-
 
 class CheckpointError(UserError):
     """A checkpoint that can't be continued from."""

@@ -33,7 +33,7 @@ class NonFiniteLossError(UserError):
 
 
 class Reporter(Protocol):
-    """What a training tells, and whom: Ray Tune, Ray Train, a terminal, a test."""
+    """Takes what a training reports: to Ray Tune, Ray Train, a terminal or a test."""
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Take metrics of a step; called on rank 0 alone."""
@@ -68,12 +68,12 @@ def fit(
     Args:
         recipe: The run.
         open_batches: Gives this rank's part of the batches from a step on, as `data.stream.Batch`.
-        benchmarks: The first is followed during the run and decides which weights are best, by the recipe's
+        benchmarks: The first is measured during the run and decides which weights are best, by the recipe's
             criterion; all are measured at the end. Each rank measures its share of the images.
-        reporter: Is told metrics and checkpoints.
+        reporter: Takes metrics and checkpoints.
         ranks: Who trains.
         resume: The files of a checkpoint to continue from; emptied, since they take memory.
-        data_metrics: What the source of the batches has to tell, asked whenever the loss is.
+        data_metrics: Gives the metrics of the source of the batches, whenever the loss is reported.
         stop_at_step: A step before the last to stop at, with a checkpoint: the metrics are then those of the first
             benchmark at this step, and the network is as it is there.
 
@@ -182,7 +182,6 @@ class Step:
         self.network = torch.compile(self.parallel) if recipe.compile else self.parallel
         self.weights: list[Tensor] = list(state.network.parameters())
         self.averages = [state.average[name] for name, _ in state.network.named_parameters() if state.average]
-        self.peak_lr = [group["lr"] for group in make_optimizer(state.network, recipe.optimizer).param_groups]
         self.factor = 0.0
         self.names = [f"loss/{name}" for name in self.terms]
         if self.adversary:
@@ -207,7 +206,7 @@ class Step:
         if recipe.clip_norm:
             clip_grads_with_norm_(self.weights, recipe.clip_norm, norm)
         self.factor = learning_rate_factor(recipe.schedule, state.step, recipe.steps)
-        set_learning_rates(state.optimizer, self.peak_lr, self.factor)
+        set_learning_rates(state.optimizer, recipe.optimizer, self.factor)
         state.optimizer.step()
         state.optimizer.zero_grad(set_to_none=True)
         if self.adversary:

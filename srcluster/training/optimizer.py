@@ -1,7 +1,6 @@
 """The optimiser of a recipe, and its learning rate over the steps."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -52,7 +51,9 @@ def learning_rate_factor(schedule: Schedule, step: int, steps: int) -> float:
     raise AssertionError(schedule.kind)
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, peaks: Sequence[float], factor: float) -> None:
-    """Give each parameter group `factor` of its peak learning rate."""
+def set_learning_rates(optimizer: torch.optim.Optimizer, spec: Optimizer, factor: float) -> None:
+    """Give each parameter group of `make_optimizer` `factor` of its peak learning rate."""
+    # The first group is absent where `layer_lr` names every layer.
+    peaks = [spec.lr, *spec.layer_lr.values()][-len(optimizer.param_groups) :]
     for group, peak in zip(optimizer.param_groups, peaks, strict=True):
         group["lr"] = peak * factor

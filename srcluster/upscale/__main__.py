@@ -22,8 +22,6 @@ from srcluster.models.tiling import SelfEnsemble
 from srcluster.progress import progress
 from srcluster.upscale.enlarge import Job, Outcome, enlarge
 
-__all__ = ["UpscaleError", "upscale"]
-
 
 class UpscaleError(UserError):
     """What was asked for can't be upscaled, or not all of it."""

@@ -19,9 +19,6 @@ from srcluster.models.tiling import bands, memory_at_hand, tile_side
 from srcluster.pixels.colour import luma
 from srcluster.pixels.resize import resize
 
-__all__ = ["AnyChannels", "Job", "Outcome", "enlarge"]
-
-
 _SMALLEST_TILE = 16
 """Side in LR pixels of the last tile that is tried where memory does not suffice."""
 

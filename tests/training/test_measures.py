@@ -2,6 +2,7 @@
 
 import math
 import pickle
+import sys
 
 import numpy as np
 import pytest
@@ -58,8 +59,16 @@ def test_what_is_no_measure(evaluation, sentence):
 
 
 def test_a_function_that_is_not_there():
-    with pytest.raises(UserError, match=r"there is no measure nowhere.at_all:f .*correct it, or set PYTHONPATH"):
+    with pytest.raises(UserError, match=r"there is no nowhere.at_all:f to import .*run in the folder that nowhere is"):
         load_measures([measure("import:nowhere.at_all:f:lower")])
+
+
+def test_a_function_is_found_in_the_folder_that_one_works_in(tmp_path, monkeypatch):
+    """As a network of one's own is, also where a command is not `python -m`."""
+    (tmp_path / "beside.py").write_text("def distance(sr, hr): return 1\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [folder for folder in sys.path if folder not in ("", str(tmp_path))])
+    assert list(load_measures([measure("import:beside:distance:lower")])) == ["distance"]
 
 
 def test_lpips_of_other_weights_than_it_is_called_by(monkeypatch):
