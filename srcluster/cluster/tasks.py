@@ -91,11 +91,8 @@ def starmap(
 
     Args:
         function: A pure one, so that a task that died can be begun again; it is imported by name there.
-        calls: Arguments.
-        address: Of the cluster.
         workers: Tasks at a time; 0 for as many as it has cores.
         shared: Arguments before those of every call, which are sent to a node once.
-        gpus: That each task takes.
         on_death: Gives the result of a call whose process died again and again, from its arguments and a `reason`;
             None raises it.
 

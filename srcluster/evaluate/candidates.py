@@ -35,7 +35,6 @@ class Candidate:
     """What is evaluated: a network, or the pictures that another one made.
 
     Attributes:
-        label: What it is called.
         network: In eval mode; None for pictures.
         pictures: By name.
     """
@@ -50,7 +49,6 @@ class Result:
     """What came of it.
 
     Attributes:
-        label: What it is called.
         scores: By benchmark.
         parameters: Of the network; None for pictures, as the next two.
         seconds_per_megapixel: Of HR, from LR in memory to SR in memory.
@@ -93,12 +91,9 @@ def evaluate(
     """Restore and measure every image.
 
     Args:
-        entry: What is evaluated.
         benchmarks: Sets of originals and their LR, at the scale.
         scale: HR pixels per LR pixel.
         address: Of a Ray cluster on which each image is a task, or `none`.
-        gpus: That each task takes.
-        measures: What is measured.
 
     Raises:
         EvaluateError: A picture is missing, or is not the one.

@@ -27,9 +27,6 @@ def page(
 
     Args:
         tables: By protocol: results, and published numbers.
-        entries: What was evaluated.
-        benchmarks: Sets that it was evaluated on.
-        scale: HR pixels per LR pixel.
         command: The words after `python -m srcluster.evaluate` that make the page.
         picture: The name of the file of the comparison beside it.
     """

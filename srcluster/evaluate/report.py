@@ -133,9 +133,7 @@ def figure(results: Sequence[Result], benchmarks: Sequence[Benchmark], names: Se
 
     Args:
         results: Of the models, from left to right.
-        benchmarks: Where the images are.
         names: Of the images; without any, the first three of each benchmark.
-        scale: HR pixels per LR pixel.
 
     Raises:
         EvaluateError: There is no such image.

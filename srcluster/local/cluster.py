@@ -31,11 +31,9 @@ class Cluster:
     """Where the services of one state folder are, and the keys to them.
 
     Attributes:
-        state: The folder of its data, logs and keys.
         ports: The port of each name in `PORTS`.
         processes: Process id and start time (seconds since 1970) of the first process of each service.
         joined: The digest of the store and MLflow that Ray was started with.
-        bucket: The bucket that is made in its S3.
     """
 
     state: Path

@@ -38,15 +38,7 @@ _DRIVER = {"CPU": 0, "memory": 1 << 29, "node:__internal_head__": 0.001}
 
 
 def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: bool, once: bool) -> Outcome:
-    """Run every trial, or continue the last sweep of these very trials.
-
-    Args:
-        file: The sweep's YAML file.
-        plan: Its content.
-        trials: Those of the plan.
-        address: Of the Ray cluster.
-        resume: Continue.
-        once: Continue if there is something to, else start.
+    """Run every trial; or `resume` the last sweep of these very trials, which `once` does only if there is one.
 
     Raises:
         UserError: A benchmark, the store, MLflow or the cluster is not as it must be; there is nothing to resume; or

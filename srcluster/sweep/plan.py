@@ -244,7 +244,6 @@ def load_sweep(
     """Read a sweep's YAML file.
 
     Args:
-        path: The file.
         typed: Resources that replace the file's own, where they are not None.
         overrides: Dotted keys of the recipe that replace the file's own.
 

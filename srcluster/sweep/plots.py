@@ -19,8 +19,6 @@ def curves(points: Mapping[str, Sequence[tuple[int, float]]], baseline: float, c
 
     Args:
         points: Steps and values, by the trial's label, the best first.
-        baseline: Bicubic's value.
-        criterion: What they are values of.
     """
     figure = Figure(figsize=(10, 5), layout="constrained")
     axes = figure.subplots()
@@ -49,8 +47,6 @@ def parameters(
 
     Args:
         trials: What was chosen, and the score.
-        baseline: Bicubic's score.
-        criterion: What the score is.
     """
     keys = dict.fromkeys(key for chosen, _ in trials for key in chosen)
     varied = {key: list(dict.fromkeys(chosen.get(key, "") for chosen, _ in trials)) for key in keys if key != "seed"}

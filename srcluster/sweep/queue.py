@@ -38,10 +38,8 @@ def promotion(
     """Which trial goes on, and to which rung: the best one of the lowest rung from which one may.
 
     Args:
-        jobs: Those of all trials.
         rungs: Steps, and for the last None.
         factor: One in so many of those that ended at a rung goes on.
-        criterion: What is better.
     """
     complete = True
     for rung, following in itertools.pairwise(rungs):
@@ -63,10 +61,7 @@ class TrialQueue(Searcher):
     What trials came to under an earlier driver is read from their own files. What failed there is tried again.
 
     Args:
-        plan: The sweep.
         drawn: Its trials. A search gives those after its first other values, where these are valid.
-        criterion: What is better.
-        url: Of the sweep's files.
         configure: Makes the `trial` of `run_trial` of a trial and the step that its job stops at.
     """
 

@@ -115,11 +115,6 @@ def conclude(
 
     Args:
         count: How many trials were to be.
-        jobs: All of them.
-        criterion: What is better.
-        bicubic: The baseline's metrics.
-        parent: The sweep's run in MLflow.
-        url: Of the sweep's files.
         folder: Where the pictures go.
     """
     results = latest(jobs)

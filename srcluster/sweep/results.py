@@ -17,11 +17,9 @@ class JobResult:
     """What a job has come to: as much of a trial as Ray Tune runs at a time.
 
     Attributes:
-        trial: Of which it is a part.
         stop_at_step: Where it stops, or None for the trial's end.
         state: `finished`, `stopped` at `stop_at_step`, `failed`, or as yet `pending` or `running`.
         metrics: Of its last report, with the `step`.
-        error: Why it failed.
     """
 
     trial: Trial

@@ -19,9 +19,7 @@ def suggest(plan: Sweep, earlier: Sequence[JobResult], criterion: Criterion) -> 
     """Values of the parameters for the next trial; the same for the same arguments.
 
     Args:
-        plan: The sweep, with a search.
         earlier: The trials before it, those that still run as well.
-        criterion: What is better.
     """
     space = {key: _distribution(parameter) for key, parameter in plan.parameters.items()}
     (seed,) = np.random.SeedSequence([plan.seed, len(earlier)]).generate_state(1).tolist()

@@ -21,7 +21,6 @@ def download_model(name: str, folder: Path) -> Path:
 
     Args:
         name: `models:/name/version`, `models:/name@alias`, or a run's id, perhaps after `runs:/`.
-        folder: Where it goes.
 
     Raises:
         TrackingError: The server does not answer, or has no such run, model or file.

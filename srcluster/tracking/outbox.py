@@ -48,8 +48,6 @@ class Outbox:
         url: Where unsent entries are kept; without one, what can't be sent by the end is lost, with a count.
         send: Sends entries, `late` where they come from storage; returns those to send again, and why. It may be given
             an entry twice, where the first attempt arrived and its answer did not.
-        beats: Whether to send signs of life.
-        pace: How often.
     """
 
     def __init__(

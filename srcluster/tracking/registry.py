@@ -35,13 +35,10 @@ def register(
 
     Args:
         name: Of the registered model, which is made where there is none.
-        run_id: MLflow's id of the run that trained the network.
         network: On a CPU, in eval mode.
         example: LR, B x 3 x h x w float32 in [0, 1], of at least two pictures: torch.export would take a size of 1 for
             the only one. It is stored in JSON.
-        weights: The network's file.
         metrics: `best/psnr_y/Set5` and so on; kept are those of the run's data sets, which their last word names.
-        step: The last of the training.
 
     Returns:
         Its address, `models:/name/3`.

@@ -26,10 +26,8 @@ class RunSpec:
     Attributes:
         experiment: The name of its experiment, created where it does not exist.
         key: What makes it this run and no other, within the experiment: a restarted trial has the same key.
-        name: What the run is called in MLflow.
         parent: MLflow's id of the run that it belongs to.
         params: By names that MLflow takes.
-        tags: Words about the run.
     """
 
     experiment: str

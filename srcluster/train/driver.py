@@ -46,14 +46,11 @@ lost, it still counts it."""
 
 @dataclass(frozen=True)
 class Workers:
-    """How many workers train, the cores of each (0: an equal share), whether it has a GPU, and how often they may fail.
+    """How many workers train, what each has, and how often they begin again after one of them died.
 
     Attributes:
-        least: Fewer do not begin.
         most: As many as there is room for, up to this.
         cpus: Cores of each; 0 for an equal share of the cluster's.
-        gpu: Whether each has a GPU.
-        retries: How often they begin again after one of them died.
     """
 
     least: int
@@ -70,16 +67,7 @@ class Workers:
 
 
 def run(recipe: Recipe, name: str, workers: Workers, address: str) -> bool:
-    """Train a recipe, continue it, or say that it is finished.
-
-    Args:
-        recipe: What to train.
-        name: Of the run; by default it is made of the recipe's name and digest.
-        workers: Who trains it.
-        address: Of the Ray cluster.
-
-    Returns:
-        Whether it came to its end: not, where it was interrupted.
+    """Train a recipe, continue it, or say that it is finished; returns False where it was interrupted.
 
     Raises:
         UserError: It can't be begun, continued or finished.
@@ -200,11 +188,6 @@ def fit(
     """Run or continue a recipe under Ray Train.
 
     Args:
-        recipe: What to train.
-        store: Where the run's files are.
-        workers: Who trains it.
-        run: Its run in MLflow, which this process has begun.
-        on_report: Is given what the workers report.
         check: Called every second; what it raises ends the training.
         stop_at_step: See `train_run`.
 

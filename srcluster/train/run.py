@@ -59,11 +59,7 @@ def train_run(
     """Run or continue a recipe, alone or as one of several ranks.
 
     Args:
-        recipe: The run.
         run: Its run in MLflow, on rank 0; None on the others.
-        store: Where its files are.
-        on_report: Is given a step and its metrics, on rank 0.
-        preempted: See `Reporter`.
         stop_at_step: See `fit`.
 
     Returns:
@@ -120,16 +116,7 @@ def _keep(run: Run, recipe: Recipe, measured: list[Benchmark], result: Fit, stor
 
 
 def publish(recipe: Recipe, run_id: str, store: RunStore, metrics: dict[str, float]) -> str:
-    """Register the network of a finished run, as a version of the model that bears the recipe's name.
-
-    Args:
-        recipe: The run.
-        run_id: Of its run in MLflow.
-        store: Where its files are.
-        metrics: The network's.
-
-    Returns:
-        Its address in MLflow, `models:/name/3`.
+    """Register a finished run's network as a version of the model of the recipe's name; returns `models:/name/3`.
 
     Raises:
         UserError: It can't be registered.

@@ -15,15 +15,11 @@ from srcluster.revision import commit
 
 
 def submit(name: str, command: list[str], runtime_env: Path | None = None) -> bool:
-    """Run a command in a copy of the current folder on the cluster, and print what it says until it ends.
+    """Run a command in a copy of the current folder on the cluster, print its output, and return whether it succeeded.
 
     Args:
         name: Of the job; an earlier one of that name that has ended is forgotten.
-        command: What to run: `python` and its arguments.
         runtime_env: A YAML file of what the job needs besides, as Ray knows it: `pip`, `env_vars` and so on.
-
-    Returns:
-        Whether it succeeded.
 
     Raises:
         UserError: No cluster answers, a job of that name is running, or the file can't be understood.

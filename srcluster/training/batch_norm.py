@@ -30,7 +30,6 @@ class SyncBatchNorm(nn.BatchNorm2d):
 
     Args:
         alone: The layer that it takes the place of, and whose weights and statistics it has.
-        ranks: Who trains together.
     """
 
     running_mean: Tensor

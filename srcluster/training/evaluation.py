@@ -17,17 +17,12 @@ from srcluster.training.ranks import ALONE, Ranks
 
 @dataclass(frozen=True)
 class Score:
-    """How well one image was restored.
-
-    Attributes:
-        image: Its name.
-        values: By the measure's name.
-        sr: H x W x 3 uint8.
-    """
+    """How well one image was restored: its name, the value of each measure, and the restored image."""
 
     image: str
     values: dict[str, float]
     sr: np.ndarray
+    """H x W x 3 uint8."""
 
 
 def compare(image: BenchmarkImage, sr: np.ndarray, scale: int, measures: Functions = STANDARD) -> Score:
@@ -53,10 +48,7 @@ def evaluate(
 
     Args:
         network: In eval mode; it computes in float32, whatever it was trained in.
-        benchmark: The images.
         scale: HR pixels per LR pixel.
-        measures: What is measured.
-        ranks: Who measures.
     """
     device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
     table = torch.zeros(len(benchmark.images), len(measures), dtype=torch.float64, device=device)

@@ -66,12 +66,9 @@ def fit(
     """Train a network by its recipe, alone or as one of several ranks.
 
     Args:
-        recipe: The run.
         open_batches: Gives this rank's part of the batches from a step on, as `data.stream.Batch`.
         benchmarks: The first is measured during the run and decides which weights are best, by the recipe's
             criterion; all are measured at the end. Each rank measures its share of the images.
-        reporter: Takes metrics and checkpoints.
-        ranks: Who trains.
         resume: The files of a checkpoint to continue from; emptied, since they take memory.
         data_metrics: Gives the metrics of the source of the batches, whenever the loss is reported.
         stop_at_step: A step before the last to stop at, with a checkpoint: the metrics are then those of the first

@@ -24,9 +24,7 @@ def load_measures(wanted: Iterable[Measure], weights: str = "auto", normalizatio
     """The functions of measures by name; that of `lpips` says which variant of it the weights give.
 
     Args:
-        wanted: The measures.
         weights: Of LPIPS's VGG16.
-        normalization: Of these weights' input.
 
     Raises:
         UserError: The weights or a module are missing, or are not what the name says.

@@ -18,11 +18,8 @@ class Meter:
     """The speed of a training since its beginning, and since the metrics were last taken.
 
     Args:
-        recipe: The run.
         network: What is trained; its work is counted.
-        precision: Where and in what it computes.
         world: Ranks that share each batch.
-        step: The step that the training begins from.
         last: The step that it ends with.
     """
 

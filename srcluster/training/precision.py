@@ -51,7 +51,6 @@ def choose_together(wanted: str, begun: str, ranks: Ranks) -> Precision:
     Args:
         wanted: As the recipe has it; `auto` is bf16 where every rank's device has units that multiply it.
         begun: What `auto` was when the run began, which it stays; empty at the beginning.
-        ranks: Who trains.
     """
     here = choose(wanted)
     if wanted != "auto":

@@ -81,7 +81,6 @@ def enlarge(
 
     Args:
         network: For RGB, in eval mode.
-        job: What is to be done.
         memory_bytes: What the network may take; None for half of what is free.
         task: Whether it is one of several at a time on this machine, and so takes a core's share.
         on_progress: Is called with the part of the picture that is done.
