@@ -48,3 +48,9 @@ def test_lines_say_how_far_a_job_is(capsys):
     first, second = capsys.readouterr().out.splitlines()
     assert first == "packing: 1 of 4 shards, begun"
     assert second == "packing: 2 of 4 shards, 0 s left, a.tar"
+
+
+def test_lines_of_a_job_whose_end_nobody_knows(capsys):
+    with progress("fetching", None, "MB", every_s=0) as show:
+        show(1.5, "")
+    assert capsys.readouterr().out == "fetching: 1 MB\n"
