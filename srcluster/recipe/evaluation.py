@@ -69,7 +69,9 @@ class Evaluation(Part):
         if self.select == "last":
             return "the last weights that were measured"
         most = "highest" if criterion.higher else "lowest"
-        return f"the weights with the {most} {metric_title(criterion.metric)}" + ", a test set" * (not self.validated)
+        return f"the weights with the {most} {metric_title(criterion.metric)}" + " (chosen on a test set)" * (
+            not self.validated
+        )
 
 
 class Checkpoint(Part):

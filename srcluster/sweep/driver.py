@@ -19,16 +19,15 @@ from srcluster import storage, tracking
 from srcluster.cli import end_as_ctrl_c
 from srcluster.cluster.tasks import CPU_NODES, check_reachable, connect, warn_if_no_capacity
 from srcluster.data import benchmarks
-from srcluster.data.benchmarks import Benchmark
 from srcluster.recipe.yaml_files import read_file
 from srcluster.sweep.plan import Sweep, SweepError, Trial, ladder
 from srcluster.sweep.queue import TrialFeed, TrialQueue
 from srcluster.sweep.report import LiveTable, Outcome, conclude
 from srcluster.sweep.results import latest
 from srcluster.sweep.trial import run_trial
-from srcluster.train.run import check_driver, log_baseline
+from srcluster.train.run import check_driver, driver_run, log_baseline
 from srcluster.train.settings import resolve_recipe, results_url
-from srcluster.training.lease import Holder, Lease, LeaseError
+from srcluster.training.lease import Lease
 
 _RETRIES = 2
 """How often a trial whose process died is continued from its last checkpoint."""
@@ -49,50 +48,36 @@ def run(file: Path, plan: Sweep, trials: list[Trial], address: str, *, resume: b
     trials = [replace(trial, recipe=resolve_recipe(trial.recipe)) for trial in trials]
     recipe = trials[0].recipe
     measured = benchmarks.load_for(recipe)
-    url = storage.join(sweeps_url, _name(sweeps_url, plan, trials, resume, once))
+    name = _name(sweeps_url, plan, trials, resume, once)
+    url = storage.join(sweeps_url, name)
+    tags = {"srcluster.sweep": "true", **tracking.environment_tags()}
     end_as_ctrl_c()
     with Lease(url, functools.partial(print, flush=True)) as lease:
-        return _run(file, plan, trials, address, url, measured, lease)
-
-
-def _run(
-    file: Path, plan: Sweep, trials: list[Trial], address: str, url: str, measured: list[Benchmark], lease: Lease
-) -> Outcome:
-    name, recipe = url.rpartition("/")[2], trials[0].recipe
-    environment = tracking.environment_tags()
-    # Tune's banner is shown whatever the verbosity; and it would ask a queue for one trial more than the cluster holds,
-    # so that a cluster that grows would by one at a time.
-    os.environ |= {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_MAX_PENDING_TRIALS_PG": str(len(trials))}
-    # Tune would hand the keys of S3 to each trial's actor, and so to Ray's logs. The nodes have their own.
-    class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if name.startswith("AWS_")}
-    connect(address)
-    slots = _slots(plan, len(trials))
-    tracking.end_abandoned(plan.name)
-    tags = {"srcluster.sweep": "true", **environment}
-    with tracking.Run.start(plan.name, name, key=name, tags=tags, url=url) as parent:
-        parent.text(read_file(file), file.name)
-        print(f"{name}: {ladder(plan, trials)} on Ray at {address}")
-        print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
-        bicubic = {"parent": parent.id, "key": f"{name}/bicubic"}
-        criterion = recipe.evaluation.criterion(measured[0].name)
-        config = functools.partial(_trial_config, plan, lease.holder, parent.id)
-        queue = TrialQueue(plan, trials, criterion, url, config)
-        if known := latest(queue.earlier):
-            print(f"{len(known)} of {len(trials)} trials have run before", flush=True)
-        # Nothing that Tune keeps is needed to continue: it would have to be unpickled. Tune's advice is to do so.
-        logging.getLogger("ray.tune.tune").setLevel(logging.ERROR)
-        with ThreadPoolExecutor(1) as meanwhile, tempfile.TemporaryDirectory(prefix="srcluster-") as scratch:
-            baseline = meanwhile.submit(log_baseline, plan.name, measured, recipe, **bicubic)
-            try:
-                _tuner(queue, slots, scratch, functools.partial(check_driver, lease, baseline)).fit()
-            except LeaseError:
-                # The run in MLflow is the other's as well.
-                parent.close(timeout_s=10)
-                raise
-        folder = Path("results", name)
-        outcome = conclude(len(trials), queue.results(), criterion, baseline.result(), parent, url, folder)
-    ray.shutdown()
-    return outcome
+        # Tune's banner is shown whatever the verbosity; and it would ask a queue for one trial more than the cluster
+        # holds, so that a cluster that grows would by one at a time.
+        os.environ |= {"RAY_AIR_NEW_OUTPUT": "0", "TUNE_MAX_PENDING_TRIALS_PG": str(len(trials))}
+        # Tune would hand the keys of S3 to each trial's actor, and so to Ray's logs. The nodes have their own.
+        class_cache.ENV_VARS_TO_PROPAGATE -= {name for name in os.environ if name.startswith("AWS_")}
+        connect(address)
+        slots = _slots(plan, len(trials))
+        with driver_run(plan.name, name, tags=tags, url=url) as parent:
+            parent.text(read_file(file), file.name)
+            print(f"{name}: {ladder(plan, trials)} on Ray at {address}")
+            print(f"MLflow: {tracking.runs_page(parent.experiment_id)}", flush=True)
+            criterion = recipe.evaluation.criterion(measured[0].name)
+            queue = TrialQueue(plan, trials, criterion, url)
+            if known := latest(queue.earlier):
+                print(f"{len(known)} of {len(trials)} trials have run before", flush=True)
+            with ThreadPoolExecutor(1) as meanwhile, tempfile.TemporaryDirectory(prefix="srcluster-") as scratch:
+                bicubic = {"parent": parent.id, "key": f"{name}/bicubic"}
+                baseline = meanwhile.submit(log_baseline, plan.name, measured, recipe, **bicubic)
+                config = {"experiment": plan.name, "parent": parent.id, "holder": asdict(lease.holder)}
+                check = functools.partial(check_driver, lease, baseline)
+                _tuner(queue, config, slots, scratch, check).fit()
+            folder = Path("results", name)
+            outcome = conclude(len(trials), queue.results(), criterion, baseline.result(), parent, url, folder)
+        ray.shutdown()
+        return outcome
 
 
 def _name(sweeps_url: str, plan: Sweep, trials: list[Trial], resume: bool, once: bool) -> str:
@@ -110,7 +95,11 @@ def _name(sweeps_url: str, plan: Sweep, trials: list[Trial], resume: bool, once:
     return name
 
 
-def _tuner(queue: TrialQueue, slots: int | None, folder: str, check: Callable[[], None]) -> tune.Tuner:
+def _tuner(
+    queue: TrialQueue, config: dict[str, Any], slots: int | None, folder: str, check: Callable[[], None]
+) -> tune.Tuner:
+    # Nothing that Tune keeps is needed to continue: it would have to be unpickled. Tune's advice is to do so.
+    logging.getLogger("ray.tune.tune").setLevel(logging.ERROR)
     resources = queue.plan.resources
     wanted = {"CPU": resources.cpu, "GPU": resources.gpu} if resources.workers == 1 else _DRIVER
     nodes = {} if wanted.get("GPU") or resources.workers > 1 else CPU_NODES
@@ -123,7 +112,7 @@ def _tuner(queue: TrialQueue, slots: int | None, folder: str, check: Callable[[]
     }
     return tune.Tuner(
         tune.with_resources(run_trial, tune.PlacementGroupFactory([wanted], bundle_label_selector=[nodes])),
-        param_space={"workers": workers},
+        param_space={"workers": workers, **config},
         tune_config=tune.TuneConfig(
             search_alg=queue,
             num_samples=-1,  # As many as the queue gives.
@@ -137,23 +126,6 @@ def _tuner(queue: TrialQueue, slots: int | None, folder: str, check: Callable[[]
             failure_config=tune.FailureConfig(max_failures=_RETRIES),
         ),
     )
-
-
-def _trial_config(
-    plan: Sweep, holder: Holder, parent_id: str, trial: Trial, stop_at_step: int | None
-) -> dict[str, Any]:
-    return {
-        "index": trial.index,
-        "stop_at_step": stop_at_step,
-        "label": trial.label,
-        "recipe": trial.recipe.model_dump(mode="json"),
-        "values": trial.values,
-        "experiment": plan.name,
-        "parent": parent_id,
-        "key": f"{holder.url.rpartition('/')[2]}/{trial.index}",
-        "url": storage.join(holder.url, trial.folder),
-        "holder": asdict(holder),
-    }
 
 
 def _slots(plan: Sweep, trials: int) -> int | None:

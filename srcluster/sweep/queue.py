@@ -1,16 +1,15 @@
-"""What a sweep runs next: Ray Tune asks whenever it has room for one more job.
+"""The queue of a sweep's jobs: Ray Tune asks for the next one whenever it has room.
 
-A trial is one set of values; a job is as much of a trial as Tune runs at a time. Without a scheduler a trial is one
-job. With `asha` it is a job for each rung that it comes to: the job stops at the rung with a checkpoint, and if the
-trial is promoted, another job continues from there to the next rung.
+A trial is one set of values. A job is the part of a trial that Tune runs in one go: the whole trial, or with `asha` the
+way to the next rung. There the job stops with a checkpoint; if its trial is promoted, another job continues from it.
 
-`promotion` is algorithm 2 of Li et al., "A System for Massively Parallel Hyperparameter Tuning" (MLSys 2020). Since the
-number of trials is known here, all of them run to the first rung before one is promoted, and of those at a rung at
-least one is promoted once no other can come there.
+`TrialQueue.suggest` first gives a job for each trial that has none, drawn or chosen by TPE. Then, with `asha`, it gives
+what `promotion` chooses: algorithm 2 of Li et al., "A System for Massively Parallel Hyperparameter Tuning" (MLSys
+2020), but that no trial is promoted before all have run to the first rung, and that one at least is promoted from each
+rung that no other trial can reach any more.
 
-Tune's own ASHAScheduler promotes none. It compares a trial at a rung with those that were there before, and then stops
-it for good or lets it run on, so that the order of the trials decides which go on. Here a trial that stopped at a rung
-is promoted as soon as it is among the best of those that did.
+Tune's own ASHAScheduler promotes none. It compares a trial at a rung with those that came there before, and stops it
+for good or lets it run on: the order of the trials decides. Here a trial waits at its rung until it is among the best.
 """
 
 import itertools
@@ -27,7 +26,7 @@ from srcluster import storage
 from srcluster.errors import UserError
 from srcluster.recipe import Criterion
 from srcluster.sweep.plan import Sweep, Trial
-from srcluster.sweep.results import JobResult, last_report, latest
+from srcluster.sweep.results import JobResult, job_config, last_report, latest
 from srcluster.train.settings import resolve_recipe
 from srcluster.training.store import RunStore
 
@@ -35,11 +34,11 @@ from srcluster.training.store import RunStore
 def promotion(
     jobs: Sequence[JobResult], rungs: Sequence[int | None], factor: int, criterion: Criterion
 ) -> tuple[Trial, int | None] | None:
-    """Which trial goes on, and to which rung: the best one of the lowest rung from which one may.
+    """The trial to promote, and the rung that it goes on to: the best that may go on from the lowest rung.
 
     Args:
-        rungs: Steps, and for the last None.
-        factor: One in so many of those that ended at a rung goes on.
+        rungs: Steps; None stands for the trial's end.
+        factor: One in so many of the trials that ended at a rung is promoted.
     """
     complete = True
     for rung, following in itertools.pairwise(rungs):
@@ -58,28 +57,20 @@ def promotion(
 class TrialQueue(Searcher):
     """Gives Tune the next job of a sweep.
 
-    What trials came to under an earlier driver is read from their own files. What failed there is tried again.
+    Jobs that ended under an earlier driver are read from their trials' files; what failed there is tried again.
 
     Args:
-        drawn: Its trials. A search gives those after its first other values, where these are valid.
-        configure: Makes the `trial` of `run_trial` of a trial and the step that its job stops at.
+        drawn: The sweep's trials. A search replaces the values of those after its first.
     """
 
-    def __init__(
-        self,
-        plan: Sweep,
-        drawn: Sequence[Trial],
-        criterion: Criterion,
-        url: str,
-        configure: Callable[[Trial, int | None], dict[str, Any]],
-    ):
+    def __init__(self, plan: Sweep, drawn: Sequence[Trial], criterion: Criterion, url: str):
         super().__init__()
-        self.plan, self.drawn, self.criterion, self.url, self.configure = plan, drawn, criterion, url, configure
+        self.plan, self.drawn, self.criterion, self.url = plan, drawn, criterion, url
         self.rungs = [*plan.rungs(drawn), None]
         self.earlier = self._earlier()
-        """Jobs that came to their end under an earlier driver."""
+        """Jobs that ended under an earlier driver."""
         self.jobs: list[Any] = []
-        """Tune's own trials, each a job here; a `TrialFeed` sets them."""
+        """Tune's list of its trials, each a job here; a `TrialFeed` sets it."""
         self.slots = len(drawn)
 
     def set_max_concurrency(self, max_concurrent: int) -> bool:
@@ -95,7 +86,7 @@ class TrialQueue(Searcher):
         if running >= self.slots:
             return None
         if following := self._following():
-            return {"trial": self.configure(*following)}
+            return {"trial": job_config(*following)}
         return None if running else Searcher.FINISHED
 
     def _following(self) -> tuple[Trial, int | None] | None:
@@ -141,7 +132,7 @@ class TrialQueue(Searcher):
         return trial
 
     def _known(self, drawn: Trial) -> Trial | None:
-        """The trial of this index; None where a search has yet to choose its values."""
+        """The trial with its values; None where a search has yet to choose them."""
         if not self.plan.search or drawn.index < self.plan.search.startup:
             return drawn
         url = self._suggestion_url(drawn)
@@ -162,7 +153,7 @@ class TrialQueue(Searcher):
 
 
 class TrialFeed(tune.Callback):
-    """Gives the queue Tune's list of live trials; what `check` raises ends the sweep."""
+    """Gives the queue Tune's list of trials; what `check` raises ends the sweep."""
 
     def __init__(self, queue: TrialQueue, check: Callable[[], None]):
         self.queue, self.check = queue, check

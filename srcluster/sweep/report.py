@@ -125,10 +125,12 @@ def conclude(
     tables = [rows for rows in (ranked(results, bicubic, scores), over_seeds(finished, scores)) if rows]
     for rows in tables:
         print_table(rows)
-    choice = results[0].trial.recipe.evaluation.choice(criterion.metric.partition("/")[2]) if results else ""
-    choice = f"Trials are ranked by {metric_title(criterion.metric)}; of each, {choice} count."
-    print(choice)
-    text = "\n\n".join([*map(markdown, tables), choice])
+    ranking = f"Trials are ranked by {metric_title(criterion.metric)}."
+    if results:
+        choice = results[0].trial.recipe.evaluation.choice(criterion.metric.partition("/")[2])
+        ranking = f"{ranking} Each is measured with {choice}."
+    print(ranking)
+    text = "\n\n".join([*map(markdown, tables), ranking])
     # MLflow may be away now, and a night's table must not be lost with it.
     for place in (str(folder), url):
         storage.write(storage.join(place, "table.md"), f"{text}\n".encode())

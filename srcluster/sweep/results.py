@@ -14,12 +14,12 @@ from srcluster.sweep.plan import Trial, label_of
 
 @dataclass(frozen=True)
 class JobResult:
-    """What a job has come to: as much of a trial as Ray Tune runs at a time.
+    """How far a job is, the part of a trial that Ray Tune runs in one go.
 
     Attributes:
-        stop_at_step: Where it stops, or None for the trial's end.
+        stop_at_step: Where it stops; None for the trial's end.
         state: `finished`, `stopped` at `stop_at_step`, `failed`, or as yet `pending` or `running`.
-        metrics: Of its last report, with the `step`.
+        metrics: Those of its last report, with the `step`.
     """
 
     trial: Trial
@@ -34,7 +34,7 @@ class JobResult:
 
     @classmethod
     def of(cls, job: Any) -> "JobResult":
-        """What Tune has of a job, which it calls a trial."""
+        """The job of a `ray.tune` trial."""
         trial, metrics = job.config["trial"], job.last_result or {}
         error = metrics.get("error", "")
         if job.status == "ERROR":
@@ -47,6 +47,18 @@ class JobResult:
             state = "stopped" if metrics.get("done") else job.status.lower()
         recipe = Recipe.model_validate(trial["recipe"])
         return cls(Trial(trial["index"], recipe, trial["values"]), trial["stop_at_step"], state, metrics, error)
+
+
+def job_config(trial: Trial, stop_at_step: int | None) -> dict[str, Any]:
+    """What Tune keeps of a job: `run_trial` runs it, and `JobResult.of` reads it again."""
+    return {
+        "index": trial.index,
+        "label": trial.label,
+        "folder": trial.folder,
+        "recipe": trial.recipe.model_dump(mode="json"),
+        "values": trial.values,
+        "stop_at_step": stop_at_step,
+    }
 
 
 def last_report(recipe: Recipe, stop_at_step: int | None, metrics: Mapping[str, float]) -> dict[str, float]:

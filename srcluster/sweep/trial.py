@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from srcluster import storage
 from srcluster.errors import UserError
 from srcluster.recipe import Recipe
 from srcluster.sweep.results import last_report
@@ -17,22 +18,29 @@ from srcluster.training.store import RunStore
 
 
 def run_trial(config: dict[str, Any]) -> None:
-    """Run or continue a trial, from its own latest checkpoint: Tune is told scores alone, and keeps no checkpoint.
+    """Run or continue a job from its trial's latest checkpoint. Tune gets its scores, and keeps no checkpoint.
 
-    A `UserError` is reported to Tune, which does not run the trial again. After anything else it does.
+    A `UserError` is reported to Tune, which does not run the job again. After any other exception it does.
 
     Args:
-        config: Under `trial`: recipe, values, label, index, stop_at_step (see `train_run`), experiment, parent (an
-            MLflow run id), key, the url of its files, and the lease's holder; under `workers` the fields of `Workers`.
+        config: The `trial` of `job_config`; the `experiment` in MLflow, and the id of the `parent` run there; the
+            `holder` of the sweep's lease; and `workers`, the fields of `Workers`.
     """
-    trial, workers = config["trial"], Workers(**config["workers"])
+    trial, workers, holder = config["trial"], Workers(**config["workers"]), Holder(**config["holder"])
     recipe, stop_at_step = Recipe.model_validate(trial["recipe"]), trial["stop_at_step"]
-    store = RunStore(trial["url"], recipe.checkpoint.keep, Holder(**trial["holder"]))
+    store = RunStore(storage.join(holder.url, trial["folder"]), recipe.checkpoint.keep, holder)
     # A process may die after a job's end and before Tune hears of it.
     if not (result := store.result(stop_at_step)):
-        params, tags = recipe.model_dump(mode="json"), environment_tags()
-        named = {"key": trial["key"], "parent": trial["parent"], "url": store.url}
-        run = Run.start(trial["experiment"], trial["label"], **named, params=params, tags=tags, timeout_s=0)
+        run = Run.start(
+            config["experiment"],
+            trial["label"],
+            key=f"{holder.url.rpartition('/')[2]}/{trial['index']}",
+            parent=config["parent"],
+            params=recipe.model_dump(mode="json"),
+            tags=environment_tags(),
+            url=store.url,
+            timeout_s=0,
+        )
         try:
             result = _train(recipe, store, workers, run, stop_at_step)
             run.end()

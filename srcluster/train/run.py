@@ -1,10 +1,12 @@
 """One run from its recipe to its result, whoever started it: data, training, storage and MLflow brought together."""
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -20,7 +22,7 @@ from srcluster.models.tiling import restore
 from srcluster.recipe import Interpolation, Recipe
 from srcluster.tracking import Run
 from srcluster.training.evaluation import evaluate
-from srcluster.training.lease import Lease
+from srcluster.training.lease import Lease, LeaseError
 from srcluster.training.loop import Fit, fit
 from srcluster.training.measures import load_measures
 from srcluster.training.ranks import Ranks
@@ -131,6 +133,18 @@ def publish(recipe: Recipe, run_id: str, store: RunStore, metrics: dict[str, flo
             return tracking.register(recipe.name, run_id, network, example, file, metrics, recipe.steps)
     except Exception as error:  # Not every network can be exported.
         raise UserError(f"the network is safe in {store.url}, but MLflow can't be given it ({error})") from error
+
+
+@contextmanager
+def driver_run(experiment: str, name: str, **options: Any) -> Iterator[Run]:
+    """The run in MLflow that a driver ends, as `Run.start` begins it; the next driver's, once the lease is lost."""
+    tracking.end_abandoned(experiment)
+    with Run.start(experiment, name, key=name, **options) as run:
+        try:
+            yield run
+        except LeaseError:
+            run.close(timeout_s=10)
+            raise
 
 
 def check_driver(lease: Lease, baseline: "Future[dict[str, float]]") -> None:

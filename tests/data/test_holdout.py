@@ -103,5 +103,5 @@ def test_weights_are_chosen_by_what_is_held_out_where_there_is_any(photos, tmp_p
         names = [benchmark.name for benchmark in benchmarks.load_for(recipe)]
         chosen[validation, at] = names, recipe.evaluation.choice(names[0])
     assert chosen["auto", "held"] == (["validation", "test"], "the weights with the highest validation PSNR-Y, dB")
-    assert chosen["none", "held"] == (["test"], "the weights with the highest test PSNR-Y, dB, a test set")
+    assert chosen["none", "held"] == (["test"], "the weights with the highest test PSNR-Y, dB (chosen on a test set)")
     assert chosen["auto", "none"] == chosen["none", "held"]

@@ -12,10 +12,10 @@ from hypothesis import strategies as some
 from ray.tune.experiment import Trial as Job
 
 from srcluster.recipe import Criterion
-from srcluster.sweep.plan import Sweep, SweepError, Trial, ladder, planned_steps
+from srcluster.sweep.plan import Sweep, SweepError, ladder, planned_steps
 from srcluster.sweep.queue import TrialQueue
 from srcluster.sweep.report import LiveTable
-from srcluster.sweep.results import JobResult, latest
+from srcluster.sweep.results import JobResult, job_config, latest
 from srcluster.training.store import RunStore
 
 needs_optuna = pytest.mark.skipif(not find_spec("optuna"), reason="the extra srcluster[tpe] is not installed")
@@ -28,11 +28,7 @@ def plan(**content) -> Sweep:
 
 
 def queue_of(sweep: Sweep, folder, slots: int = 1) -> TrialQueue:
-    def configured(trial: Trial, stop_at_step: int | None) -> dict:
-        recipe = trial.recipe.model_dump(mode="json")
-        return {"index": trial.index, "stop_at_step": stop_at_step, "recipe": recipe, "values": trial.values}
-
-    queue = TrialQueue(sweep, sweep.trials(), Criterion("psnr"), str(folder), configured)
+    queue = TrialQueue(sweep, sweep.trials(), Criterion("psnr"), str(folder))
     assert queue.set_max_concurrency(slots)
     return queue
 
@@ -150,7 +146,7 @@ def test_lines_say_what_happens_and_how_long_it_will_take(tmp_path, capsys, monk
     queue = queue_of(sweep, tmp_path)
     monkeypatch.setattr(time, "monotonic", lambda: 0.0)
     table = LiveTable(queue)
-    first, second = ({"label": "a", **queue.configure(trial, 10)} for trial in sweep.trials())
+    first, second = ({**job_config(trial, 10), "label": "a"} for trial in sweep.trials())
     monkeypatch.setattr(time, "monotonic", lambda: 60.0)
 
     def told(event: str, trial: dict, status: str, result: dict) -> str:
@@ -170,18 +166,18 @@ def test_what_still_runs_is_waited_for(tmp_path):
     """Of three, that are fewer than one in four, the best goes on, but only when all have ended."""
     sweep = plan(samples=3, scheduler={"kind": "asha", "grace_steps": 10})
     queue = queue_of(sweep, tmp_path, slots=3)
-    trials = [queue.configure(trial, 10) for trial in sweep.trials()]
+    trials = [job_config(trial, 10) for trial in sweep.trials()]
     ends = [job(trial, "TERMINATED", {"psnr": float(i), "step": 10, "done": True}) for i, trial in enumerate(trials)]
     queue.jobs = [*ends[:2], job(trials[2], "RUNNING")]
     assert queue.suggest("id") is None
     queue.jobs[2] = ends[2]
-    assert queue.suggest("id") == {"trial": queue.configure(sweep.trials()[2], 40)}
+    assert queue.suggest("id") == {"trial": job_config(sweep.trials()[2], 40)}
 
 
 def test_a_process_that_died_is_no_candidate(tmp_path):
     sweep = plan(samples=2, scheduler={"kind": "asha", "grace_steps": 10, "reduction_factor": 2})
     queue = queue_of(sweep, tmp_path)
-    first, second = (queue.configure(trial, 10) for trial in sweep.trials())
+    first, second = (job_config(trial, 10) for trial in sweep.trials())
     queue.jobs = [job(first, "ERROR", {"psnr": 9.0, "step": 5}), job(second, "TERMINATED", {"psnr": 1.0, "done": True})]
     assert queue.suggest("id")["trial"]["index"] == 1
 
@@ -237,7 +233,7 @@ def test_tune_is_given_what_it_has_room_for(tmp_path):
 def test_what_tune_forgot_is_suggested_again(tmp_path):
     sweep = searched()
     queue = queue_of(sweep, tmp_path, slots=3)
-    first, second = (queue.configure(trial, None) for trial in sweep.trials()[:2])
+    first, second = (job_config(trial, None) for trial in sweep.trials()[:2])
     queue.jobs = [job(first, "RUNNING"), job(second, "RUNNING")]
     given = queue.suggest("id")
     again = queue_of(sweep, tmp_path, slots=3)
@@ -249,7 +245,7 @@ def test_what_tune_forgot_is_suggested_again(tmp_path):
 def test_the_order_of_the_jobs_does_not_matter(tmp_path):
     sweep = searched(samples=41, search={"kind": "tpe", "startup": 40})
     one, other = queue_of(sweep, tmp_path / "one"), queue_of(sweep, tmp_path / "other")
-    one.jobs = [finished(one.configure(trial, None), trial.values["optimizer.lr"]) for trial in sweep.trials()[:40]]
+    one.jobs = [finished(job_config(trial, None), trial.values["optimizer.lr"]) for trial in sweep.trials()[:40]]
     other.jobs = one.jobs[::-1]
     assert other.suggest("id") == one.suggest("id")
 
@@ -276,7 +272,7 @@ def test_what_was_suggested_is_suggested_again(tmp_path):
 def test_a_search_learns_from_the_rungs(tmp_path):
     sweep = searched(scheduler={"kind": "asha", "grace_steps": 10})
     queue = queue_of(sweep, tmp_path)
-    trials = [queue.configure(trial, 10) for trial in sweep.trials()[:2]]
+    trials = [job_config(trial, 10) for trial in sweep.trials()[:2]]
     suggested = []
     for scores in ((1.0, 2.0), (2.0, 1.0)):
         ended = zip(trials, scores, strict=True)
@@ -291,7 +287,7 @@ def test_a_search_learns_from_the_rungs(tmp_path):
 def test_a_suggestion_that_is_not_valid(tmp_path, monkeypatch, capsys):
     sweep = searched(samples=9, search={"kind": "tpe", "startup": 8})
     queue = queue_of(sweep, tmp_path, slots=9)
-    queue.jobs = [job(queue.configure(trial, None), "RUNNING") for trial in sweep.trials()[:8]]
+    queue.jobs = [job(job_config(trial, None), "RUNNING") for trial in sweep.trials()[:8]]
     monkeypatch.setattr("srcluster.sweep.search.suggest", lambda *known: {"optimizer.lr": -1})
     assert queue.suggest("id")["trial"]["values"] == sweep.trials()[8].values
     assert "trial 8 is drawn at random, since TPE's choice is not valid: recipe" in capsys.readouterr().out

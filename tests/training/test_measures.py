@@ -39,7 +39,7 @@ def test_a_measure_of_ones_own(mine):
     evaluation = recipe(select=MINE).evaluation
     assert [one.name for one in evaluation.measures] == [*MEASURES, "distance"]
     assert evaluation.criterion("Set5") == Criterion("distance/Set5", higher=False)
-    assert evaluation.choice("Set5") == "the weights with the lowest Set5 distance, a test set"
+    assert evaluation.choice("Set5") == "the weights with the lowest Set5 distance (chosen on a test set)"
 
 
 @pytest.mark.parametrize(
