@@ -4,6 +4,7 @@ Files of this package are safetensors with the recipe in the header. Those of ot
 recognised by the names of their weights.
 """
 
+import json
 import pickle
 import re
 from collections.abc import Collection, Mapping
@@ -32,6 +33,12 @@ def weights_bytes(weights: dict[str, Tensor], recipe: Recipe) -> bytes:
     # safetensors takes no channels_last tensor.
     portable = {name: tensor.detach().contiguous() for name, tensor in weights.items()}
     return save(portable, metadata={"recipe": recipe.model_dump_json()})
+
+
+def recipe_in(content: bytes) -> Recipe:
+    """The recipe in the header of a file's content."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    return Recipe.model_validate_json(header["__metadata__"]["recipe"])
 
 
 def save_weights(path: Path, weights: dict[str, Tensor], recipe: Recipe) -> None:

@@ -104,6 +104,11 @@ class Recipe(Part):
         said = {key: value for key, value in said.items() if key not in ignored}
         return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:12]
 
+    def extends(self, begun: "Recipe") -> bool:
+        """Whether this is another recipe with more steps, the first of which are exactly that one's."""
+        longer = begun.model_copy(update={"steps": self.steps})
+        return longer.digest() == self.digest() and begun.steps < self.steps and self.schedule.kind != "cosine"
+
 
 def shipped() -> list[str]:
     """Names of the recipes that come with the package."""

@@ -11,7 +11,7 @@ from srcluster.tracking.models import download_model
 from srcluster.tracking.names import metric_name
 from srcluster.tracking.registry import register
 from srcluster.tracking.run import Run, send_unsent
-from srcluster.tracking.runs import RunInfo, RunSpec, children, close_run, curve, end_abandoned
+from srcluster.tracking.runs import RunInfo, RunSpec, children, close_run, curve, end_abandoned, free_key
 from srcluster.tracking.server import TrackingError, check
 from srcluster.tracking.ui_links import charts_page, runs_page, table_page
 
@@ -29,6 +29,7 @@ __all__ = [
     "download_model",
     "end_abandoned",
     "environment_tags",
+    "free_key",
     "metric_name",
     "register",
     "runs_page",

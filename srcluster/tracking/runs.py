@@ -143,6 +143,21 @@ def end_abandoned(experiment: str) -> None:
     patiently(end)
 
 
+def free_key(experiment: str, key: str, other: str) -> None:
+    """Give the run of a key another key, so that the next run of that key is a new one.
+
+    Raises:
+        TrackingError: The server does not answer in time.
+    """
+    client = MlflowClient(address())
+
+    def rename() -> None:
+        if run := RunSpec(experiment, key, key).find(client):
+            client.set_tag(run.info.run_id, KEY_TAG, other)
+
+    patiently(rename)
+
+
 def close_run(run_id: str, status: Status, **tags: str) -> None:
     """End a run for its process, and set words about it.
 

@@ -29,6 +29,9 @@ def train(
         str, typer.Option(help="A Ray cluster; `local` is the embedded one; `auto` is RAY_ADDRESS, or else local.")
     ] = "auto",
     retries: Annotated[int, typer.Option(help="How often a run whose worker died goes on.", min=0)] = 8,
+    extend: Annotated[
+        int, typer.Option(help="Steps in all that a finished run goes on to; 0: those of its recipe.", min=0, max=10**9)
+    ] = 0,
     submit: Annotated[
         bool, typer.Option("--submit", help="As a job on the cluster, with a copy of this folder; see `ray job`.")
     ] = False,
@@ -56,7 +59,7 @@ def train(
     from srcluster.train import driver
 
     group = driver.Workers(least, most, cpus, gpu, retries)
-    if not driver.run(chosen, name, group, address):
+    if not driver.run(chosen, name, group, address, extend):
         print("interrupted; nothing is lost, the same command continues it")
         raise typer.Exit(130)
 

@@ -66,8 +66,15 @@ class Workers:
         return {"CPU": self.cpus or max(1, int(ray.cluster_resources().get("CPU", 0)) // self.most)}
 
 
-def run(recipe: Recipe, name: str, workers: Workers, address: str) -> bool:
+def run(recipe: Recipe, name: str, workers: Workers, address: str, extend: int = 0) -> bool:
     """Train a recipe, continue it, or say that it is finished; returns False where it was interrupted.
+
+    Args:
+        recipe: The run.
+        name: By default made of the recipe's name and digest.
+        workers: Who trains it.
+        address: Of the Ray cluster.
+        extend: Steps in all that a finished run goes on to; 0 for those of the recipe.
 
     Raises:
         UserError: It can't be begun, continued or finished.
@@ -76,12 +83,19 @@ def run(recipe: Recipe, name: str, workers: Workers, address: str) -> bool:
     runs_url = results_url("runs")
     recipe = resolve_recipe(recipe)
     name = name or f"{recipe.name}-{recipe.digest()[:8]}"
+    if extend:
+        recipe = recipe.model_copy(update={"steps": extend})
     url = storage.join(runs_url, name)
-    measured = [] if RunStore(url).result() else _check(recipe, workers)
-    RunStore(url).claim(recipe)
+    measured = [] if RunStore(url).result() and not extend else _check(recipe, workers)
+    RunStore(url).claim(recipe, bool(extend))
     end_as_ctrl_c()
     with Lease(url, functools.partial(print, flush=True)) as lease:
         store = RunStore(url, recipe.checkpoint.keep, lease.holder)
+        if extend and (begun := store.claim(recipe, extend=True)).steps < extend:
+            # MLflow changes no parameter: what comes now is a run of its own there.
+            tracking.send_unsent(url)
+            tracking.free_key(EXPERIMENT, name, f"{name}, {begun.steps} steps")
+            store.extend(begun, recipe)
         if result := store.result():
             print(f"{name} is finished; to train it again, give it another --name or seed")
             bicubic = {}

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from srcluster.errors import UserError
 from srcluster.models.network import Network
-from srcluster.models.saved import weights_bytes
+from srcluster.models.saved import recipe_in, weights_bytes
 from srcluster.recipe import Recipe
 from srcluster.training.adversary import Adversary
 
@@ -84,7 +84,7 @@ class State:
                     "the checkpoint is of an older srcluster, which took its batches in another order: give the run "
                     "another name, or continue it with the version that wrote it"
                 )
-            if facts["recipe"] != recipe.digest():
+            if facts["recipe"] != recipe.digest() and not recipe.extends(recipe_in(files["network.safetensors"])):
                 raise CheckpointError(
                     f"the checkpoint is of recipe {facts['recipe']} and this is {recipe.digest()}: give the run "
                     "another name, or the recipe it began with"

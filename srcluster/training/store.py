@@ -1,11 +1,11 @@
 """What a run keeps in storage, below a URL of its own: its recipe, its checkpoints, and at its end what came of it.
 
-recipe.json                  what the run is; it never changes
+recipe.json                  what the run is; only its steps change, when it is extended
 lease.json                   who trains it now: see lease.py
 step-00001000/...            a checkpoint: sha256.json has its files' digests; without state.json, the last, it is none
 model.safetensors            the best network
 result.json                  its metrics; with it the run is finished
-result-00001000.json         the metrics at a step that it was to stop at
+result-00001000.json         the metrics at a step that it was to stop at, or ended at before it was extended
 """
 
 import hashlib
@@ -59,16 +59,25 @@ class RunStore:
         self._lock = threading.Lock()
         self._looked_s = 0.0
 
-    def claim(self, recipe: Recipe) -> None:
+    def claim(self, recipe: Recipe, extend: bool = False) -> Recipe:
         """Begin the run of a recipe here, or continue it.
 
+        Args:
+            recipe: The run's.
+            extend: Whether the run may be a finished one of fewer steps, which `extend` lets go on.
+
+        Returns:
+            The recipe that the run has so far.
+
         Raises:
-            UserError: The run that was begun here has another recipe.
+            UserError: The run that was begun here has another recipe, or can't be extended to this one.
         """
         url = storage.join(self.url, "recipe.json")
         if not storage.exists(url):
+            if extend:
+                raise UserError(f"there is no run {self.url} to extend: begin it without --extend")
             storage.write(url, recipe.model_dump_json(indent=1).encode())
-            return
+            return recipe
         try:
             begun = Recipe.model_validate_json(storage.read(url))
         except ValidationError as error:
@@ -76,11 +85,41 @@ class RunStore:
                 f"the run {self.url} was begun by another version of srcluster, whose recipes have other keys "
                 f"({explain(error, Recipe)}): give this run another --name"
             ) from error
-        if begun.digest() != recipe.digest():
+        if begun.digest() == recipe.digest() or (extend and self._extensible(begun, recipe)):
+            return begun
+        hint = f", or --extend {recipe.steps}" * recipe.extends(begun)
+        if extend:
+            begun = begun.model_copy(update={"steps": recipe.steps})
+        raise UserError(
+            f"the run {self.url} was begun with another recipe ({_difference(begun, recipe)}): give this one another "
+            f"--name, or the recipe of that one{hint}"
+        )
+
+    def _extensible(self, begun: Recipe, recipe: Recipe) -> bool:
+        if not (self.result() or self.result(begun.steps)):
+            raise UserError(f"the run {self.url} has not come to its end yet: extend it when it is finished")
+        if recipe.steps < begun.steps:
+            raise UserError(f"the run {self.url} has {begun.steps} steps already: --extend takes more than that")
+        if recipe.schedule.kind == begun.schedule.kind == "cosine":
             raise UserError(
-                f"the run {self.url} was begun with another recipe ({_difference(begun, recipe)}): give this one "
-                "another --name, or the recipe of that one"
+                f"the learning rate of {self.url} fell along a cosine until step {begun.steps}, so a longer run is "
+                "another from its first step on: begin that from its weights, by start.weights=NAME and a new --name"
             )
+        return recipe.extends(begun)
+
+    def extend(self, begun: Recipe, recipe: Recipe) -> None:
+        """Let a finished run go on to the steps of a recipe that extends its own.
+
+        Its network stays until there is another.
+        """
+        self.check_lease()
+        if result := self.result():
+            self.stop(result, begun.steps)
+        if begun.evaluation.select != "last" and begun.steps % begun.evaluation.every_steps:
+            # The recipe measures no weights there: the run goes on from the checkpoint before.
+            self._delete(begun.steps)
+        storage.delete(self._result_url(None))
+        storage.write(storage.join(self.url, "recipe.json"), recipe.model_dump_json(indent=1).encode())
 
     def result(self, stop_at_step: int | None = None) -> dict[str, float] | None:
         """The metrics of a finished run, or of one that was to stop at a step, once it did."""
@@ -182,9 +221,12 @@ class RunStore:
         # One of a later step was damaged, since this run began before it.
         steps = self.steps()
         for old in set(steps) - set([one for one in steps if one <= step][-self.keep :]):
-            url = self._checkpoint_url(old)
-            for name in sorted(storage.names(url), key=lambda name: name != _LAST):
-                storage.delete(storage.join(url, name))
+            self._delete(old)
+
+    def _delete(self, step: int) -> None:
+        url = self._checkpoint_url(step)
+        for name in sorted(storage.names(url), key=lambda name: name != _LAST):
+            storage.delete(storage.join(url, name))
 
     def _checkpoint_url(self, step: int) -> str:
         return storage.join(self.url, f"step-{step:08d}")

@@ -26,6 +26,7 @@ from srcluster.training.meter import _flops_of_patch
 from srcluster.training.optimizer import learning_rate_factor
 from srcluster.training.precision import choose
 from srcluster.training.ranks import Ranks
+from srcluster.training.store import RunStore
 
 ALONE = Ranks(0, 1)
 CURVE = Path(__file__).with_name("srcnn_curve.json")
@@ -125,6 +126,27 @@ def test_stopping_on_the_way_ends_with_the_same_bits(shards, pieces, tmp_path):
     assert ended.metrics == whole.metrics
     assert weights(tmp_path / "ended" / "12") == weights(tmp_path / "whole" / "12")
     assert second.metrics["train/loss"] + fourth.metrics["train/loss"] == first.metrics["train/loss"]
+
+
+@pytest.mark.parametrize("steps", [6, 5])
+def test_an_extended_run_ends_with_the_bits_of_the_longer_one(shards, pieces, tmp_path, steps):
+    """Also where the shorter one measured weights at its end that the longer one does not."""
+    longer = recipe(shards, schedule={"kind": "step", "milestones": [5, 9], "warmup_steps": 3}, precision="auto")
+    whole, _ = run(longer, pieces, tmp_path / "whole")
+    shorter = longer.model_copy(update={"steps": steps})
+    ended, _ = run(shorter, pieces, tmp_path / "run" / "first")
+    store = RunStore(str(tmp_path / "run"))
+    store.claim(shorter)
+    for step in (4, steps):
+        store.save(step, files_of(tmp_path / "run" / "first" / str(step)))
+        store.close()
+    store.finish(b"", ended.metrics)
+    store.extend(store.claim(longer, extend=True), longer)
+    stream = open_stream(longer.data, scale=4, seed=0)
+    extended = fit(longer, stream.batches, [pieces], Recorder(tmp_path / "extended"), ALONE, store.latest())
+    assert extended.metrics == whole.metrics
+    for step in ("8", "12"):
+        assert weights(tmp_path / "extended" / step) == weights(tmp_path / "whole" / step)
 
 
 def test_the_loss_curve_is_the_stored_one(shards, pieces, tmp_path):

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from srcluster import storage
+from srcluster.errors import UserError
+from srcluster.recipe import Recipe, recipe_from
 from srcluster.storage import StorageError
 from srcluster.training import store as module
 from srcluster.training.lease import Holder, LeaseError
@@ -103,6 +105,70 @@ def test_what_came_of_a_run_and_of_a_step_on_the_way(tmp_path):
     store.finish(b"network", {"best/psnr": 29.0})
     assert store.result() == {"best/psnr": 29.0}
     assert (tmp_path / "model.safetensors").read_bytes() == b"network"
+
+
+def begun(tmp_path, finished: bool = True, **changes) -> tuple[RunStore, Recipe]:
+    store = RunStore(str(tmp_path), keep=2)
+    recipe = recipe_from({"name": "a", "steps": 1000, "model": {"kind": "srcnn"}}, changes)
+    store.claim(recipe)
+    save(store, 900, 1000)
+    if finished:
+        store.finish(b"network", {"best/psnr": 29.0})
+    return store, recipe
+
+
+def longer(recipe: Recipe, steps: int = 2000, **changes) -> Recipe:
+    return recipe_from(recipe.model_dump(mode="json"), {"steps": steps, **changes})
+
+
+@pytest.mark.parametrize(("every_steps", "kept"), [(500, [1000]), (300, [900])])
+def test_a_finished_run_is_extended_and_keeps_what_it_came_to(tmp_path, every_steps, kept):
+    """From the last checkpoint that the longer run would have had as well."""
+    store, recipe = begun(tmp_path, **{"evaluation.every_steps": every_steps})
+    assert store.claim(longer(recipe), extend=True) == recipe
+    assert store.result()
+    store.extend(recipe, longer(recipe))
+    assert (store.result(), store.result(1000)) == (None, {"best/psnr": 29.0})
+    assert (tmp_path / "model.safetensors").read_bytes() == b"network"
+    assert store.steps()[-1:] == kept
+    # From now on it is the longer recipe's run, however that is said.
+    for extend in (False, True):
+        assert store.claim(longer(recipe), extend).steps == 2000
+
+
+def test_an_extension_that_dies_as_it_begins_begins_again(tmp_path, monkeypatch):
+    store, recipe = begun(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(Recipe, "model_dump_json", lambda *_, **__: storage.read("/nowhere"))
+        with pytest.raises(StorageError):
+            store.extend(recipe, longer(recipe))
+    assert store.result() is None
+    assert store.claim(longer(recipe), extend=True) == recipe
+    store.extend(recipe, longer(recipe))
+    assert store.result(1000) == {"best/psnr": 29.0}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "now", "why"),
+    [
+        ({"finished": False}, {}, "has not come to its end yet: extend it when it is finished"),
+        ({}, {"steps": 900}, "has 1000 steps already: --extend takes more than that"),
+        ({"schedule.kind": "cosine"}, {}, r"along a cosine until step 1000, .* by start\.weights=NAME"),
+        ({}, {"seed": 1}, r"with another recipe \(seed = 0, and now 1\)"),
+    ],
+)
+def test_what_can_not_be_extended(tmp_path, recipe, now, why):
+    store, recipe = begun(tmp_path, **recipe)
+    with pytest.raises(UserError, match=why):
+        store.claim(longer(recipe, **now), extend=True)
+    with pytest.raises(UserError, match=r"there is no run .*: begin it without --extend"):
+        RunStore(f"{tmp_path}/none").claim(recipe, extend=True)
+
+
+def test_more_steps_under_the_same_name_are_an_extension(tmp_path):
+    store, recipe = begun(tmp_path)
+    with pytest.raises(UserError, match=r"\(steps = 1000, and now 2000\): .*, or --extend 2000$"):
+        store.claim(longer(recipe))
 
 
 def test_of_those_that_wait_only_the_latest_is_uploaded(tmp_path, monkeypatch):
