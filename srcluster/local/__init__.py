@@ -8,6 +8,7 @@ keys or a token; SeaweedFS' own inner ports and MLflow ask for nothing, so share
 import fcntl
 import http.client
 import os
+import secrets
 import sys
 import time
 import urllib.request
@@ -19,7 +20,7 @@ from pathlib import Path
 from srcluster import storage
 from srcluster.errors import UserError
 from srcluster.local import processes
-from srcluster.local.cluster import Cluster, digest, is_free, load, new_keys, new_ports, save
+from srcluster.local.cluster import Cluster, digest, is_free, load, new_ports, save
 from srcluster.local.services import SERVICES, address, clean_tmp, health_url, prepare, ray_folder
 
 START_TIMEOUT_S = 120.0
@@ -131,7 +132,7 @@ def _environment(cluster: Cluster) -> Iterator[None]:
 
 def _known(folder: Path) -> Cluster:
     """The cluster of a folder with the keys and ports of last time, or new ones if another took a port since."""
-    cluster = load(folder) or Cluster(folder, new_ports(), *new_keys())
+    cluster = load(folder) or Cluster(folder, new_ports(), secrets.token_hex(10), secrets.token_hex(20))
     if not any(map(processes.is_alive, cluster.processes.values())) and not all(map(is_free, cluster.ports.values())):
         return replace(cluster, ports=new_ports())
     return cluster

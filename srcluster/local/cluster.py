@@ -5,7 +5,6 @@ import itertools
 import json
 import os
 import random
-import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -149,11 +148,6 @@ def write_private(path: Path, text: str) -> None:
     with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
     part.replace(path)
-
-
-def new_keys() -> tuple[str, str]:
-    """An access key and its secret key."""
-    return secrets.token_hex(10), secrets.token_hex(20)
 
 
 def new_ports() -> dict[str, int]:

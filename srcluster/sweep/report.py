@@ -1,7 +1,6 @@
 """What a sweep shows: a live table while it runs, and at its end the ranked one, pictures, and what MLflow keeps."""
 
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from srcluster import storage, tracking
 from srcluster.data import benchmarks
 from srcluster.data.figures import comparison_of
 from srcluster.errors import UserError
-from srcluster.models.saved import load_model
+from srcluster.models.find import find_model
 from srcluster.models.tiling import restore
 from srcluster.pixels.figures import grid
 from srcluster.progress import Pace, markdown, print_table, table
@@ -114,8 +113,8 @@ def conclude(
     """Rank the trials, print and write their tables, and then log them and pictures to MLflow, with the best network.
 
     Args:
-        count: How many trials were to be.
-        folder: Where the pictures go.
+        count: How many trials the sweep has.
+        folder: Where the table and the pictures go, beside `url`.
     """
     results = latest(jobs)
     interrupted = len(results) < count or not all(one.ended for one in results)
@@ -209,15 +208,9 @@ def _keep(picture: Image.Image, parent: tracking.Run, path: Path) -> None:
 def _comparison(trial: Trial, url: str) -> Image.Image:
     """The first benchmark's images by a trial's network."""
     recipe = trial.recipe
-    benchmark = benchmarks.load_for(recipe)[0]
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder, "model.safetensors")
-        storage.download(storage.join(url, trial.folder, file.name), file)
-        _, network = load_model(file, recipe.packages)
-    shown = benchmark.images[: max(recipe.evaluation.pictures, 1)]
-    return grid(
-        [
-            (image.name, comparison_of(image, {recipe.model.kind: restore(network, image.lr)}, recipe.scale))
-            for image in shown
-        ]
-    )
+    network = find_model(storage.join(url, trial.folder), allow_import=recipe.packages).network
+    rows = []
+    for image in benchmarks.load_for(recipe)[0].images[: max(recipe.evaluation.pictures, 1)]:
+        restored = {recipe.model.kind: restore(network, image.lr)}
+        rows.append((image.name, comparison_of(image, restored, recipe.scale)))
+    return grid(rows)

@@ -48,10 +48,8 @@ def _known(one: JobResult, plan: Sweep, space: dict[str, BaseDistribution], crit
         case "finished":
             told = {"state": TrialState.COMPLETE, "value": criterion.rank(one.metrics, "best/")}
         case "stopped":
-            told = {
-                "state": TrialState.PRUNED,
-                "intermediate_values": {one.metrics["step"]: criterion.rank(one.metrics)},
-            }
+            scores = {one.metrics["step"]: criterion.rank(one.metrics)}
+            told = {"state": TrialState.PRUNED, "intermediate_values": scores}
         case "failed":
             # Without a value it is the worst. Of what is FAIL nothing is learned, and most of these diverged.
             told = {"state": TrialState.PRUNED}

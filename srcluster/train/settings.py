@@ -1,4 +1,4 @@
-"""What a driver settles before anything starts on a cluster: where things are, and that they are there."""
+"""What a driver resolves before anything starts on a cluster: where things are, and that they are there."""
 
 import functools
 import os
@@ -49,17 +49,16 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
         validation = _held_out(shards) or "auto"
     elif Path(validation).is_dir():
         validation = str(Path(validation).resolve())
-    objective = _resolved_objective(recipe.objective).model_dump(mode="json")
     values = {
         "data.shards": shards,
         "evaluation.benchmarks": measured_urls,
         "evaluation.validation": validation,
         "evaluation.metrics": [exact_name(words) for words in recipe.evaluation.metrics],
         "evaluation.select": exact_name(recipe.evaluation.select),
-        "objective": objective,
+        "objective": _resolved_objective(recipe.objective).model_dump(mode="json"),
         "start": start.model_dump(),
     }
-    return recipe_from(recipe.model_dump(mode="json"), {**values, "start": start.model_dump()})
+    return recipe_from(recipe.model_dump(mode="json"), values)
 
 
 # Asked of the store once for all trials of a sweep.

@@ -43,22 +43,14 @@ class _WarningHandler(logging.Handler):
         self.log(f"warning: {record.getMessage()}")
 
 
-def _preempted() -> bool:
-    return train.get_preemption_info() is not None
-
-
 def work(config: dict[str, Any]) -> dict[str, Any]:
-    """Run or continue a recipe with the other workers.
+    """Run or continue a recipe with the other workers; returns the `metrics` of `train_run`, or the `error`.
 
-    An error that comes on all ranks at once is returned: to try again would end the same. Anything else ends the
-    process, and Ray Train begins all workers anew, as many as there is room for.
+    An error that comes on all ranks at once is returned: to try again would end the same. Any other ends the process,
+    and Ray Train begins all workers anew, as many as there is room for.
 
     Args:
-        config: recipe; url of the run's files; holder of the run's lease; run, its spec in MLflow; stop_at_step (see
-            `train_run`); threads; and queue.
-
-    Returns:
-        On rank 0, the `metrics` of the best network, or the `error`.
+        config: As `driver.fit` makes it.
     """
     context = train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -71,6 +63,9 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
 
     def on_report(step: int, metrics: dict[str, float]) -> None:
         config["queue"].put.remote("", step, metrics)
+
+    def preempted() -> bool:
+        return train.get_preemption_info() is not None
 
     logging.getLogger("srcluster").addHandler(_WarningHandler(log))
     try:
@@ -85,7 +80,7 @@ def work(config: dict[str, Any]) -> dict[str, Any]:
             begun = f"from step {steps[-1]}" if steps else "from its beginning"
             log(f"{world} worker{'s' * (world > 1)} of {config['threads']} threads, {begun}")
         init_process_group()
-        return {"metrics": train_run(recipe, run, store, on_report, _preempted, config["stop_at_step"])}
+        return {"metrics": train_run(recipe, run, store, on_report, preempted, config["stop_at_step"])}
     except Exception as error:
         log(f"worker {rank} of {world}: {type(error).__name__}: {error}")
         if not isinstance(error, UserError if world == 1 else NonFiniteLossError | CheckpointError):
