@@ -1,14 +1,19 @@
 """The stream from a real store: the same batches as from local files, through its faults and out of the cache."""
 
+import io
+import re
 import threading
 import time
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import webdataset as wds
 from PIL import Image
 
+import srcluster.storage
 from srcluster import storage
 from srcluster.data.photos import find
 from srcluster.data.shards import Packing, pack
@@ -67,6 +72,18 @@ def test_a_store_killed_in_mid_epoch_changes_nothing(s3, local, remote, workers)
     restart.join()
     assert time.monotonic() - killed > 20
     assert torch.equal(torch.stack(received), expected)
+
+
+def test_the_library_webdataset_reads_shards_from_s3(local, remote, monkeypatch):
+    """After the line that the README gives, with the store and the keys of the AWS variables."""
+    monkeypatch.setitem(wds.gopen_schemes, "s3", None)
+    (line,) = re.findall(r"`(wds\.gopen_schemes.*?)`", (Path(__file__).parents[2] / "README.md").read_text())
+    exec(line, {"wds": wds, "io": io, "srcluster": srcluster})
+    here, there = (
+        list(wds.WebDataset(url + "/{000000..000011}.tar", shardshuffle=False).decode()) for url in (local, remote)
+    )
+    assert len(there) == 48
+    assert all((one["npy"] == other["npy"]).all() for one, other in zip(here, there, strict=True))
 
 
 def test_connections_that_break_in_mid_shard_change_nothing(local, remote, cut):
