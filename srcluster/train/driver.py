@@ -26,10 +26,10 @@ from srcluster.progress import markdown
 from srcluster.recipe import Recipe
 from srcluster.train.process_group import DeferredTorchConfig
 from srcluster.train.report import OnReport, display, followed, print_result, result_rows
-from srcluster.train.run import check_driver, log_baseline, publish
+from srcluster.train.run import check_driver, driver_run, log_baseline, publish
 from srcluster.train.settings import resolve_recipe, results_url
 from srcluster.train.worker import ReportQueue, work
-from srcluster.training.lease import Lease, LeaseError
+from srcluster.training.lease import Lease
 from srcluster.training.store import RunStore
 
 EXPERIMENT = "train"
@@ -70,10 +70,6 @@ def run(recipe: Recipe, name: str, workers: Workers, address: str, extend: int =
     """Train a recipe, continue it, or say that it is finished; returns False where it was interrupted.
 
     Args:
-        recipe: The run.
-        name: By default made of the recipe's name and digest.
-        workers: Who trains it.
-        address: Of the Ray cluster.
         extend: Steps in all that a finished run goes on to; 0 for those of the recipe.
 
     Raises:
@@ -106,7 +102,7 @@ def run(recipe: Recipe, name: str, workers: Workers, address: str, extend: int =
                 print(f"bicubic is not measured again: {error}")
             # Its driver may have died, or MLflow may have refused the network.
             params = recipe.model_dump(mode="json")
-            with tracking.Run.start(EXPERIMENT, name, key=name, params=params, url=store.url) as run:
+            with driver_run(EXPERIMENT, name, params=params, url=store.url) as run:
                 _conclude(recipe, name, store, run, result, bicubic)
             return True
         return _train(recipe, measured, name, workers, address, store, lease)
@@ -115,14 +111,12 @@ def run(recipe: Recipe, name: str, workers: Workers, address: str, extend: int =
 def _train(
     recipe: Recipe, measured: list[Benchmark], name: str, workers: Workers, address: str, store: RunStore, lease: Lease
 ) -> bool:
-    environment = tracking.environment_tags()
+    params, tags = recipe.model_dump(mode="json"), tracking.environment_tags()
     os.environ |= {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"}
     if workers.least < workers.most:
         os.environ |= {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": _WORKER_START_TIMEOUT_S}
     connect(address)
-    params = recipe.model_dump(mode="json")
-    tracking.end_abandoned(EXPERIMENT)
-    with tracking.Run.start(EXPERIMENT, name, key=name, params=params, tags=environment, url=store.url) as run:
+    with driver_run(EXPERIMENT, name, params=params, tags=tags, url=store.url) as run:
         print(f"{name}: {recipe.steps} steps on Ray at {address}")
         print(f"MLflow: {tracking.runs_page(run.experiment_id)}", flush=True)
         warn_if_no_capacity({kind: amount * workers.least for kind, amount in workers.resources(recipe).items()})
@@ -139,10 +133,6 @@ def _train(
                 ray.shutdown()
                 run.end("KILLED")
                 return False
-            except LeaseError:
-                # The run in MLflow is the other's as well.
-                run.close(timeout_s=10)
-                raise
         ray.shutdown()
         if error := outcome.get("error"):
             run.fail(error)
@@ -159,7 +149,7 @@ def _conclude(
     metrics: dict[str, float],
     bicubic: dict[str, float],
 ) -> None:
-    """Say on the terminal and in MLflow what came of a training.
+    """Print the result of a training, and publish it in MLflow.
 
     Raises:
         UserError: The network can't be published in MLflow.
