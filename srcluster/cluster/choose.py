@@ -1,7 +1,10 @@
-"""Which Ray cluster, S3 store and MLflow server a verb works with."""
+"""Which Ray cluster, S3 store and MLflow server a verb works with, and calls on that cluster."""
 
+import itertools
 import os
 import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from srcluster import local
 from srcluster.errors import UserError
@@ -33,6 +36,18 @@ def choose_cluster(address: str, required: bool = False) -> str:
             f"say where the results of the cluster at {address} go: set SRCLUSTER_STORAGE to s3://bucket/prefix"
         )
     return address
+
+
+def starmap(
+    function: Callable[..., Any], calls: Iterable[tuple], address: str, *, shared: Sequence[Any] = (), **options: Any
+) -> Iterator[Any]:
+    """`tasks.starmap` with its options; in this process where the address is `none`."""
+    if address == "none":
+        return itertools.starmap(function, ((*shared, *call) for call in calls))
+    # Ray reads its environment when it is imported.
+    from srcluster.cluster import tasks
+
+    return tasks.starmap(function, calls, address, shared=shared, **options)
 
 
 def _join_embedded() -> str:

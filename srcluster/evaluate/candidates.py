@@ -1,10 +1,9 @@
 """What is evaluated, and how: a network or a folder of pictures, over the images of benchmarks."""
 
-import itertools
 import re
 import threading
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +12,14 @@ import numpy as np
 import psutil
 import torch
 
+from srcluster.cluster.choose import starmap
 from srcluster.data import photos
 from srcluster.data.benchmarks import Benchmark, BenchmarkImage
 from srcluster.data.listing import Photo
 from srcluster.errors import UserError
 from srcluster.models import shipped
 from srcluster.models.find import ambiguous, find_model, holds_model
-from srcluster.models.network import Network
+from srcluster.models.network import Network, device_of
 from srcluster.models.tiling import memory_at_hand, restore
 from srcluster.progress import progress
 from srcluster.training.evaluation import Score, compare
@@ -96,43 +96,34 @@ def evaluate(
         address: Of a Ray cluster on which each image is a task, or `none`.
 
     Raises:
-        EvaluateError: A picture is missing, or is not the one.
-        TaskError: The cluster can't be reached, or can't finish.
+        UserError: A picture is missing, or is not the one; or the cluster can't be reached, or can't finish.
     """
     if entry.network is None:
-        return Result(
-            entry.label,
-            {
-                b.name: [compare(image, sr, scale, measures) for image, sr in _pictures(entry, b, scale)]
-                for b in benchmarks
-            },
-        )
-    calls = [
-        (benchmark.name, image, scale, address != "none") for benchmark in benchmarks for image in benchmark.images
-    ]
-    if address == "none":
-        # The first picture of a process pays for what is set up once.
-        _restored(entry.network, calls[0][1], alone=True)
-        done: Iterable[_Done] = itertools.starmap(_one, ((entry.network, measures, *call) for call in calls))
+        scores = {}
+        for benchmark in benchmarks:
+            pairs = _pictures(entry, benchmark, scale)
+            scores[benchmark.name] = [compare(image, sr, scale, measures) for image, sr in pairs]
+        return Result(entry.label, scores)
+    calls = [(benchmark.name, image) for benchmark in benchmarks for image in benchmark.images]
+    task, network = address != "none", entry.network
+    if task:
+        network = network.cpu()
     else:
-        # Not before the environment is settled.
-        from srcluster.cluster import tasks
-
-        done = tasks.starmap(_one, calls, address, shared=[entry.network.cpu(), measures], gpus=gpus)
-    results = []
+        # The first picture of a process pays for what is set up once.
+        _restored(network, calls[0][1], task)
+    done: dict[tuple[str, str], _Done] = {}
     with progress(entry.label, len(calls), "images") as show:
-        for one in done:
-            results.append(one)
-            show(len(results), one.score.image)
-    by_image = {(one.benchmark, one.score.image): one for one in results}
-    scores = {b.name: [by_image[b.name, image.name].score for image in b.images] for b in benchmarks}
-    megapixels = sum(one.score.sr.shape[0] * one.score.sr.shape[1] for one in results) / 1e6
+        for one in starmap(_one, calls, address, shared=[network, measures, scale, task], gpus=gpus):
+            done[one.benchmark, one.score.image] = one
+            show(len(done), one.score.image)
+    scores = {b.name: [done[b.name, image.name].score for image in b.images] for b in benchmarks}
+    megapixels = sum(one.score.sr.shape[0] * one.score.sr.shape[1] for one in done.values()) / 1e6
     return Result(
         entry.label,
         scores,
-        sum(parameter.numel() for parameter in entry.network.parameters()),
-        sum(one.seconds for one in results) / megapixels,
-        max(one.peak_bytes for one in results),
+        sum(parameter.numel() for parameter in network.parameters()),
+        sum(one.seconds for one in done.values()) / megapixels,
+        max(one.peak_bytes for one in done.values()),
     )
 
 
@@ -144,20 +135,17 @@ class _Done:
     peak_bytes: int
 
 
-def _one(network: Network, measures: Functions, benchmark: str, image: BenchmarkImage, scale: int, task: bool) -> _Done:
-    """One image; in a task it is one of several at a time on its node."""
+def _one(network: Network, measures: Functions, scale: int, task: bool, benchmark: str, image: BenchmarkImage) -> _Done:
     if task and torch.cuda.is_available():
         network = network.cuda()
-    sr, seconds, peak_bytes = _restored(network, image, alone=not task)
+    sr, seconds, peak_bytes = _restored(network, image, task)
     return _Done(benchmark, compare(image, sr, scale, measures), seconds, peak_bytes)
 
 
-def _restored(network: Network, image: BenchmarkImage, alone: bool) -> tuple[np.ndarray, float, int]:
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    share = 1 if alone or device.type == "cuda" else psutil.cpu_count() or 1
-    with _peak_bytes(device) as peak:
+def _restored(network: Network, image: BenchmarkImage, task: bool) -> tuple[np.ndarray, float, int]:
+    with _peak_bytes(device_of(network)) as peak:
         began = time.perf_counter()
-        sr = restore(network, image.lr, memory_at_hand(device) / share)
+        sr = restore(network, image.lr, memory_at_hand(network, task))
         seconds = time.perf_counter() - began
     return sr, seconds, peak[0]
 

@@ -1,5 +1,6 @@
 """What every network here is."""
 
+import torch
 from torch import nn
 
 
@@ -10,3 +11,8 @@ class Network(nn.Module):
     """HR pixels per LR pixel."""
     reach: int
     """Up to how many LR pixels away an HR pixel is made from: an upper bound, by the radii of the kernels."""
+
+
+def device_of(network: nn.Module) -> torch.device:
+    """Where a network computes; on the CPU, if it has no weights."""
+    return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))

@@ -17,7 +17,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from srcluster.models.network import Network
+from srcluster.models.network import Network, device_of
 from srcluster.models.reach import reach_of
 
 _SMALLEST, _ENOUGH, _LARGEST = 16, 256, 1024
@@ -96,7 +96,7 @@ def tile_side(network: Network, channels: int = 3, memory_bytes: float | None = 
         picture: Its longest side in LR pixels; one that fits needs no overlap.
     """
     if memory_bytes is None:
-        memory_bytes = memory_at_hand(_device(network))
+        memory_bytes = memory_at_hand(network)
     seen = isqrt(int(memory_bytes / _bytes_per_pixel(network, channels)))
     if picture <= min(seen, _ENOUGH):
         return picture
@@ -105,16 +105,19 @@ def tile_side(network: Network, channels: int = 3, memory_bytes: float | None = 
     return min(max(seen - 2 * reach, _SMALLEST), max(32 * reach, _ENOUGH), _LARGEST)
 
 
-def memory_at_hand(device: torch.device) -> float:
-    """Half of the bytes that are free: on a GPU, or in this process's machine or container."""
-    if device.type == "cuda":
+def memory_at_hand(network: Network, task: bool = False) -> float:
+    """Half of the bytes that are free: on a network's GPU, or in this process's machine or container.
+
+    Of these a `task`, which is one of several at a time on its machine, takes a core's share.
+    """
+    if (device := device_of(network)).type == "cuda":
         return torch.cuda.mem_get_info(device)[0] / 2
     free: float = psutil.virtual_memory().available
     # A container may have less than its machine; its page cache counts as used there, and can be had again.
     limit, used = (_number(Path("/sys/fs/cgroup") / name) for name in ("memory.max", "memory.current"))
     if limit is not None and used is not None:
         free = min(free, max(limit - used, limit / 4))
-    return free / 2
+    return free / 2 / (psutil.cpu_count() or 1 if task else 1)
 
 
 def _number(path: Path) -> int | None:
@@ -143,13 +146,8 @@ def _spans(total: int, side: int, network: Network) -> list[_Span]:
 
 
 def _tile(network: Network, lr: np.ndarray, largest: int) -> Tensor:
-    pixels = torch.from_numpy(lr.astype(np.float32)).to(_device(network))
+    pixels = torch.from_numpy(lr.astype(np.float32)).to(device_of(network))
     return network(pixels.permute(2, 0, 1)[None] / largest).float()
-
-
-def _device(network: nn.Module) -> torch.device:
-    parameter = next(network.parameters(), None)
-    return torch.device("cpu") if parameter is None else parameter.device
 
 
 @torch.inference_mode()
@@ -168,7 +166,7 @@ def _bytes_per_pixel(network: Network, channels: int) -> float:
 
     hooks = [module.register_forward_hook(note) for module in network.modules() if not list(module.children())]
     try:
-        network(torch.zeros(1, channels, side, side, device=_device(network)))
+        network(torch.zeros(1, channels, side, side, device=device_of(network)))
     finally:
         for hook in hooks:
             hook.remove()

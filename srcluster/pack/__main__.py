@@ -2,7 +2,8 @@
 
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -10,7 +11,7 @@ import typer
 from pydantic import ValidationError
 
 from srcluster import cli, storage
-from srcluster.cluster.choose import choose_cluster
+from srcluster.cluster.choose import choose_cluster, starmap
 from srcluster.data import pairs, photos, shards, verification
 from srcluster.data.default_shards import print_packed
 from srcluster.data.holdout import hold_out
@@ -18,7 +19,7 @@ from srcluster.data.listing import Listing, Photo
 from srcluster.data.pairs import Pair
 from srcluster.data.shards import Packing
 from srcluster.errors import UserError
-from srcluster.pack.work import Work
+from srcluster.progress import progress
 from srcluster.recipe.validation import explain
 
 
@@ -97,7 +98,7 @@ def pack(
         packing = _packing(**settings, lr=lr, scale=scale)
         found = [Pair(*pair, scale) for pair in matched]
     _refuse_others(to, packing)
-    work = Work("packing", address, workers, trouble="photographs skipped", troubles=lambda made: len(made.skipped))
+    work = _Work("packing", address, workers, trouble="photographs skipped", troubles=lambda made: len(made.skipped))
     with _interruptible("the shards that are complete stay, continue"):
         found, held = hold_out(found, packing, to)
         manifest = shards.pack(found, packing, to, run=work.run, skip_share=skip_share, holdout=held)
@@ -107,6 +108,40 @@ def pack(
         return
     shards_were = "shard was" if work.shards == 1 else "shards were"
     print(f"{work.shards} {shards_were} made in {work.seconds:.1f} s, {work.samples_per_s:.0f} samples/s")
+
+
+class _Work:
+    """Calls of one function for every shard, here or on a cluster, with a bar or lines that show how far they are.
+
+    Args:
+        doing: A word for them: `packing`.
+        address: As from `choose_cluster`. A single call is not worth a cluster, and is always made here.
+        workers: How many calls at a time on a cluster; 0 for as many as it has cores.
+        trouble: A word for what can be amiss: `photographs skipped`.
+        troubles: How much of it a result has.
+    """
+
+    def __init__(self, doing: str, address: str, workers: int, *, trouble: str, troubles: Callable[[Any], int]) -> None:
+        self.doing, self.address, self.workers = doing, address, workers
+        self.trouble, self.troubles = trouble, troubles
+        self.shards, self.samples, self.seconds = 0, 0, 0.0
+
+    @property
+    def samples_per_s(self) -> float:
+        return self.samples / max(self.seconds, 1e-9)
+
+    def run(self, function: Callable[..., Any], calls: Sequence[tuple]) -> Iterator[Any]:
+        """What `shards.pack` and `verification.verify` call their functions by."""
+        began, troubles = time.monotonic(), 0
+        with progress(self.doing, len(calls), "shards") as show:
+            address = self.address if len(calls) > 1 else "none"
+            for result in starmap(function, calls, address, workers=self.workers):
+                self.shards += 1
+                self.samples += result.samples
+                self.seconds = time.monotonic() - began
+                troubles += self.troubles(result)
+                show(self.shards, f"{self.samples_per_s:.0f} samples/s, {troubles} {self.trouble}")
+                yield result
 
 
 def _listed(source: str) -> Listing:
@@ -134,7 +169,7 @@ def _refuse_others(url: str, packing: Packing) -> None:
 
 
 def _verify(url: str, address: str, workers: int) -> None:
-    work = Work("verifying", address, workers, trouble="bad", troubles=lambda checked: checked.fault is not None)
+    work = _Work("verifying", address, workers, trouble="bad", troubles=lambda checked: checked.fault is not None)
     with _interruptible("verify anew"):
         manifest, all_checked = verification.verify(url, run=work.run)
     bad = [checked for checked in all_checked if checked.fault]

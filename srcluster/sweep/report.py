@@ -211,6 +211,6 @@ def _comparison(trial: Trial, url: str) -> Image.Image:
     network = find_model(storage.join(url, trial.folder), allow_import=recipe.packages).network
     rows = []
     for image in benchmarks.load_for(recipe)[0].images[: max(recipe.evaluation.pictures, 1)]:
-        restored = {recipe.model.kind: restore(network, image.lr)}
-        rows.append((image.name, comparison_of(image, restored, recipe.scale)))
+        picture = comparison_of(image, {recipe.model.kind: restore(network, image.lr)}, recipe.scale)
+        rows.append((image.name, picture))
     return grid(rows)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from srcluster.data.benchmarks import Benchmark, BenchmarkImage
-from srcluster.models.network import Network
+from srcluster.models.network import Network, device_of
 from srcluster.models.tiling import restore
 from srcluster.pixels.metrics import Pair
 from srcluster.training.measures import STANDARD, Functions
@@ -50,8 +50,7 @@ def evaluate(
         network: In eval mode; it computes in float32, whatever it was trained in.
         scale: HR pixels per LR pixel.
     """
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    table = torch.zeros(len(benchmark.images), len(measures), dtype=torch.float64, device=device)
+    table = torch.zeros(len(benchmark.images), len(measures), dtype=torch.float64, device=device_of(network))
     for number in ranks.share(range(len(benchmark.images))):
         image = benchmark.images[number]
         score = compare(image, restore(network, image.lr), scale, measures)

@@ -1,6 +1,5 @@
 """`python -m srcluster.upscale IN... --out DIR --model MODEL`: enlarge pictures by a network."""
 
-import itertools
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -9,7 +8,7 @@ from typing import Annotated
 import typer
 
 from srcluster import cli, storage
-from srcluster.cluster.choose import choose_cluster
+from srcluster.cluster.choose import choose_cluster, starmap
 from srcluster.data.listing import Photo, list_pictures, printable
 from srcluster.data.pictures import endings
 from srcluster.errors import UserError
@@ -148,16 +147,11 @@ def _run(network: Network, jobs: list[Job], memory_bytes: float | None, address:
             on_report(len(outcomes) + part, f"{jobs[len(outcomes)].photo.name} {part:.0%}")
 
         if address == "none":
-            done: Iterable[Outcome] = itertools.starmap(
-                enlarge, ((network, job, memory_bytes, False, on_progress) for job in jobs)
-            )
+            calls: list[tuple] = [(job, memory_bytes, False, on_progress) for job in jobs]
         else:
-            # Not before the environment is settled.
-            from srcluster.cluster import tasks
-
+            network = network.cpu()
             calls = [(job, memory_bytes, True) for job in jobs]
-            done = tasks.starmap(enlarge, calls, address, shared=[network.cpu()], gpus=gpus, on_death=_died)
-        for outcome in done:
+        for outcome in starmap(enlarge, calls, address, shared=[network], gpus=gpus, on_death=_died):
             outcomes.append(outcome)
             on_report(len(outcomes), outcome.job.photo.name)
     return outcomes

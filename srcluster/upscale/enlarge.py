@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -96,7 +95,7 @@ def enlarge(
             try:
                 if task and torch.cuda.is_available():
                     adapted.cuda()
-                side = side or tile_side(adapted, channels, memory_bytes or _memory_bytes(adapted, task))
+                side = side or tile_side(adapted, channels, memory_bytes or memory_at_hand(adapted, task))
                 with storage.writing(job.target) as file:
                     tiles = bands(adapted, picture.pixels, side, on_progress)
                     write_png(file, size, tiles, picture.icc, picture.exif, picture.colour)
@@ -112,8 +111,3 @@ def enlarge(
         return Outcome(job, error=f"{job.photo.name} takes more memory than there is, even in the smallest tiles")
     except UserError as error:
         return Outcome(job, error=str(error))
-
-
-def _memory_bytes(network: Network, task: bool) -> float:
-    device = next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
-    return memory_at_hand(device) / (psutil.cpu_count() or 1 if task and device.type == "cpu" else 1)
