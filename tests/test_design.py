@@ -80,12 +80,14 @@ def test_every_package_has_a_floor_and_the_tests_mirror_it():
 
 
 def test_the_loop_needs_no_cluster():
-    """Nor the compiler, which every verb would wait for."""
+    """Nor the compiler, which every verb would wait for, bicubic included."""
     code = """
 import sys
 for name in ("ray", "mlflow", "torch._dynamo"):
     sys.modules[name] = None
-import srcluster.training.loop, srcluster.data.stream
+import torch, srcluster.training.loop, srcluster.data.stream
+from srcluster.pixels.resize import resize
+resize(torch.zeros(1, 3, 4, 4), 4)
 """
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 

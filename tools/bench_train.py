@@ -34,6 +34,9 @@ def alone(shards: str) -> None:
             if "train/patches_per_s" in metrics:
                 print(f"{metrics['train/patches_per_s']:.2f} patches/s", flush=True)
 
+        def picture(self, step, benchmark, image, sr):
+            pass
+
         def checkpoint(self, step, write):
             pass
 

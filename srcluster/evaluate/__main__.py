@@ -13,11 +13,20 @@ from srcluster.data import benchmarks
 from srcluster.evaluate.candidates import Candidate, EvaluateError, candidate
 from srcluster.evaluate.candidates import evaluate as run
 from srcluster.evaluate.page import page
-from srcluster.evaluate.report import best_first, comparable, figure, log_to_mlflow, tables, to_csv, to_json
+from srcluster.evaluate.report import (
+    best_first,
+    chosen_images,
+    comparable,
+    figure,
+    log_to_mlflow,
+    tables,
+    to_csv,
+    to_json,
+)
 from srcluster.models.find import ALLOW_IMPORT_HELP, MODEL_HELP
 from srcluster.progress import print_table
 from srcluster.recipe import MEASURES, Criterion, Measure, measure
-from srcluster.training.measures import load_measures
+from srcluster.training.measures import load_measures, lpips_at_hand
 
 
 def evaluate(
@@ -68,6 +77,13 @@ def evaluate(
     image: Annotated[
         list[str] | None, typer.Option(metavar="NAME...", help="Images of the comparison; default: three of each set.")
     ] = None,
+    crop: Annotated[
+        tuple[int, int, int, int] | None,
+        typer.Option(
+            metavar="LEFT TOP WIDTH HEIGHT",
+            help="The detail that the comparison magnifies; default: where the models differ most.",
+        ),
+    ] = None,
     allow_import: Annotated[list[str] | None, typer.Option(metavar="PACKAGE", help=ALLOW_IMPORT_HELP)] = None,
     address: cli.TasksAddress = "auto",
     gpus: Annotated[float, typer.Option(help="GPUs that each task on a cluster takes.")] = 0,
@@ -80,8 +96,10 @@ def evaluate(
 
         tracking.check()
     wanted = [_measure(words) for words in dict.fromkeys([*(metrics or MEASURES), *(["lpips"] if lpips else [])])]
-    functions = load_measures(wanted, lpips or "auto", lpips_input or "auto")
     entries = [candidate(words, scale, allow_import or ()) for words in model]
+    if not (metrics or lpips) and any(entry.perceptual for entry in entries):
+        wanted += map(measure, lpips_at_hand())
+    functions = load_measures(wanted, lpips or "auto", lpips_input or "auto")
     scale = _scale(entries, scale)
     if doubled := [label for label, count in Counter(entry.label for entry in entries).items() if count > 1]:
         raise EvaluateError(f"{doubled[0]} is what several models are called: name them, LABEL=MODEL")
@@ -89,6 +107,8 @@ def evaluate(
     for one in sets:
         for note in one.notes:
             print(f"{one.name}: {note}")
+    pictures = [path for path in (picture, report and report.with_suffix(".png")) if path is not None]
+    images = chosen_images(sets, image or (), crop) if pictures else []
     by_name = dict(zip(functions, wanted, strict=True))
     criterion = _criterion(sort, by_name, [one.name for one in sets]) if sort else None
     results = [run(entry, sets, scale, address, gpus, functions) for entry in entries]
@@ -104,9 +124,8 @@ def evaluate(
         storage.write(str(json), to_json(results, sets, published, scale).encode())
     if csv is not None:
         storage.write(str(csv), to_csv(results).encode())
-    pictures = [path for path in (picture, report and report.with_suffix(".png")) if path is not None]
     if pictures:
-        comparison = figure(results, sets, image or (), scale)
+        comparison = figure(results, sets, images, scale, crop)
         for path in pictures:
             with storage.writing(str(path)) as file:
                 comparison.save(file, "PNG")

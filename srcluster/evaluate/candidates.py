@@ -37,11 +37,13 @@ class Candidate:
     Attributes:
         network: In eval mode; None for pictures.
         pictures: By name.
+        perceptual: Whether the network is trained for more than pixels: see `Recipe.perceptual`.
     """
 
     label: str
     network: Network | None
     pictures: dict[str, Photo]
+    perceptual: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def candidate(words: str, scale: int, allow_import: Collection[str] = ()) -> Can
         pictures = {photo.name: photo for photo in photos.find(str(Path(name).resolve()))}
         return Candidate(label or Path(name).resolve().name, None, pictures)
     found = find_model(name, scale, allow_import)
-    return Candidate(label or found.name, found.network, {})
+    return Candidate(label or found.name, found.network, {}, found.recipe is not None and found.recipe.perceptual)
 
 
 def evaluate(
@@ -108,9 +110,6 @@ def evaluate(
     task, network = address != "none", entry.network
     if task:
         network = network.cpu()
-    else:
-        # The first picture of a process pays for what is set up once.
-        _restored(network, calls[0][1], task)
     done: dict[tuple[str, str], _Done] = {}
     with progress(entry.label, len(calls), "images") as show:
         for one in starmap(_one, calls, address, shared=[network, measures, scale, task], gpus=gpus):
@@ -143,6 +142,8 @@ def _one(network: Network, measures: Functions, scale: int, task: bool, benchmar
 
 
 def _restored(network: Network, image: BenchmarkImage, task: bool) -> tuple[np.ndarray, float, int]:
+    # The first picture of a process pays for what is set up once.
+    restore(network, image.lr[:16, :16])
     with _peak_bytes(device_of(network)) as peak:
         began = time.perf_counter()
         sr = restore(network, image.lr, memory_at_hand(network, task))

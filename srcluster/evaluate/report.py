@@ -14,7 +14,7 @@ from srcluster.data.benchmarks import Benchmark
 from srcluster.data.figures import comparison_of
 from srcluster.evaluate.candidates import EvaluateError, Result
 from srcluster.evaluate.published import PUBLISHED, Published
-from srcluster.pixels.figures import grid
+from srcluster.pixels.figures import Box, grid
 from srcluster.progress import Rows
 from srcluster.recipe import Criterion, format_metric, metric_title
 from srcluster.training.evaluation import means
@@ -128,26 +128,48 @@ def log_to_mlflow(experiment: str, results: Sequence[Result], benchmarks: Sequen
     return tracking.table_page(run.experiment_id, [f"psnr_y/{benchmark.name}" for benchmark in benchmarks], [])
 
 
-def figure(results: Sequence[Result], benchmarks: Sequence[Benchmark], names: Sequence[str], scale: int) -> Image.Image:
-    """Every model's version of some images beside the original, with PSNR and a detail.
-
-    Args:
-        results: Of the models, from left to right.
-        names: Of the images; without any, the first three of each benchmark.
+def chosen_images(benchmarks: Sequence[Benchmark], names: Sequence[str], crop: Box | None) -> list[tuple[str, int]]:
+    """The images of a figure, each as a benchmark's name and a position: by their names, or three of each benchmark.
 
     Raises:
-        EvaluateError: There is no such image.
+        EvaluateError: There is no such image, or the crop is not inside one.
     """
     all_images = {image.name: (b.name, i) for b in reversed(benchmarks) for i, image in enumerate(b.images)}
     if unknown := [name for name in names if name not in all_images]:
         raise EvaluateError(f"no benchmark has an image {unknown[0]!r}; there are {', '.join(sorted(all_images))}")
     chosen = [all_images[n] for n in names] or [(b.name, i) for b in benchmarks for i in range(min(3, len(b.images)))]
+    if crop:
+        (left, top, width, height), by_name = crop, {benchmark.name: benchmark for benchmark in benchmarks}
+        for image in (by_name[name].images[i] for name, i in chosen):
+            rows, columns = image.hr.shape[:2]
+            if not (0 <= left < left + width <= columns and 0 <= top < top + height <= rows):
+                raise EvaluateError(f"--crop {crop} is not inside {image.name}, which has {columns} x {rows} pixels")
+    return chosen
+
+
+def figure(
+    results: Sequence[Result],
+    benchmarks: Sequence[Benchmark],
+    chosen: Sequence[tuple[str, int]],
+    scale: int,
+    crop: Box | None = None,
+) -> Image.Image:
+    """Every model's version of some images beside the original, with PSNR, LPIPS where it was measured, and a detail.
+
+    Args:
+        results: Of the models, from left to right.
+        chosen: The images, as `chosen_images` gives them.
+        crop: The detail; by default it is where the models differ most.
+    """
     by_name = {benchmark.name: benchmark for benchmark in benchmarks}
     rows = []
     for benchmark, index in chosen:
-        image = by_name[benchmark].images[index]
-        restored = {result.label: result.scores[benchmark][index].sr for result in results}
-        rows.append((f"{benchmark}: {image.name}", comparison_of(image, restored, scale, kernels=())))
+        image, restored = by_name[benchmark].images[index], {}
+        for result in results:
+            score = result.scores[benchmark][index]
+            lpips = [f"LPIPS {value:.3f} " for name, value in score.values.items() if name.startswith("lpips")]
+            restored[" ".join([result.label, *lpips])] = score.sr
+        rows.append((f"{benchmark}: {image.name}", comparison_of(image, restored, scale, kernels=(), box=crop)))
     return grid(rows)
 
 

@@ -51,13 +51,16 @@ def comparison(panels: Sequence[tuple[str, np.ndarray]], box: Box | None = None)
     return _stack([_row(labels, bottom=True), _row(columns)], GAP_PX // 2, margin=GAP_PX)
 
 
-def detail_box(original: np.ndarray, scale: int = 4) -> Box:
-    """The region of an image where downscaling by `scale` loses most: what a comparison should magnify.
+def detail_box(original: np.ndarray, scale: int = 4, versions: Sequence[np.ndarray] = ()) -> Box:
+    """The region of an image that a comparison should magnify.
+
+    It is where its versions differ most, if there are several, and else where downscaling by `scale` loses most.
 
     Args:
         original: H,W,3 or H,W uint8, with at least `scale` pixels each way.
         scale: the box begins and ends at multiples of it, so that each pixel of the low-resolution image is in
             it as a whole, or not at all.
+        versions: of the same size.
 
     Returns:
         At most 72 pixels wide and 54 high, away from the border where the image is large enough.
@@ -65,10 +68,11 @@ def detail_box(original: np.ndarray, scale: int = 4) -> Box:
     rows, columns = original.shape[0] // scale, original.shape[1] // scale
     if not (rows and columns):
         raise ValueError(f"an image of {original.shape[1]} x {original.shape[0]} has no detail at scale {scale}")
-    luma = np.asarray(Image.fromarray(original).convert("L"), dtype=np.float64)
-    blocks = luma[: rows * scale, : columns * scale].reshape(rows, scale, columns, scale)
+    several = len(versions) > 1
+    lumas = [np.asarray(Image.fromarray(one).convert("L"), np.float64) for one in (versions if several else [original])]
+    blocks = np.stack([luma[: rows * scale, : columns * scale].reshape(rows, scale, columns, scale) for luma in lumas])
     # The deviation and not the variance: much texture rather than one hard edge.
-    lost = blocks.std(axis=(1, 3))
+    lost = blocks.std(axis=0).mean(axis=(1, 3)) if several else blocks[0].std(axis=(1, 3))
 
     width = max(1, min(DETAIL_PX // scale, max(32 // scale, columns // 4), columns))
     height = max(1, min(rows, width * 3 // 4))

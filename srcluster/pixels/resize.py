@@ -93,16 +93,18 @@ def resize(images: Tensor, scale: Fraction | int, kernel: Kernel = "bicubic") ->
     # Autocast knows no `meta`.
     if torch.compiler.is_exporting() or images.is_meta:
         return _enlarge(images, scale, kernel)
-    return _resize(images, scale, kernel)
+    return (_uncompiled if torch.compiler.is_compiling() else _resize)(images, scale, kernel)
 
 
-# Two matrix products with nothing to fuse, and a cache that a compiler would bake in. `torch.compiler.disable` would
-# import the compiler at once, which takes as long as all the rest of torch.
-@torch._disable_dynamo
 def _resize(images: Tensor, scale: Fraction, kernel: Kernel) -> Tensor:
     rows, columns = (_matrix_tensor(length, scale, kernel, images.dtype, images.device) for length in images.shape[-2:])
     with torch.autocast(images.device.type, enabled=False):
         return rows @ images @ columns.T
+
+
+_uncompiled = torch._disable_dynamo(_resize)
+"""Two matrix products with nothing to fuse, and a cache that a compiler would bake in. To call it imports the compiler,
+which takes seconds."""
 
 
 def _enlarge(images: Tensor, scale: Fraction, kernel: Kernel) -> Tensor:

@@ -3,7 +3,7 @@
 from srcluster.recipe.data import Data
 from srcluster.recipe.degradation import BICUBIC, Bicubic, Degradation, Paired
 from srcluster.recipe.evaluation import Checkpoint, Evaluation
-from srcluster.recipe.measure import MEASURES, Criterion, Measure, format_metric, measure, metric_title
+from srcluster.recipe.measure import MEASURES, Criterion, Measure, format_metric, measure, metric_title, side_by_side
 from srcluster.recipe.model import RRDB, SPAN, SRCNN, Compact, ImportedModel, Interpolation, Model, MSRResNet, Residual
 from srcluster.recipe.optimizer import SGD, Adam, AdamW, Optimizer, Schedule
 from srcluster.recipe.recipe import (
@@ -56,5 +56,6 @@ __all__ = [
     "parse_overrides",
     "recipe_from",
     "shipped",
+    "side_by_side",
     "with_overrides",
 ]

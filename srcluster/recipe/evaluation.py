@@ -25,7 +25,7 @@ class Evaluation(Part):
     """The measure that chooses the weights that are kept, and ranks trials; it need not be among `metrics`. `best` is
     `psnr_y`; `last` keeps the last weights that were measured, and ranks trials by `psnr_y`."""
     pictures: int = Field(5, ge=0)
-    """Images of each benchmark of which a comparison picture is kept."""
+    """Images of each benchmark of which a comparison is kept, and of the first one a detail at every evaluation."""
 
     @field_validator("metrics")
     @classmethod

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from srcluster.recipe.yaml_files import did_you_mean
@@ -80,6 +80,11 @@ def metric_title(metric: str) -> str:
 def format_metric(metric: str, value: float) -> str:
     """The value of `psnr_y/Set5`, or of `psnr_y` of one image, in a table."""
     return f"{value:.{MEASURES.get(name := metric.partition('/')[0], _other(name, True)).digits}f}"
+
+
+def side_by_side(metrics: Iterable[str]) -> list[str]:
+    """Those of some metrics that a table shows of every benchmark: PSNR and, beside it, LPIPS."""
+    return [metric for metric in metrics if metric.startswith(("psnr_y/", "lpips"))]
 
 
 @dataclass(frozen=True)

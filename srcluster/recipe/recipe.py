@@ -92,6 +92,13 @@ class Recipe(Part):
         """A person's own, that the network is of."""
         return (self.model.package,) if self.model.kind == "import" else ()
 
+    @property
+    def perceptual(self) -> bool:
+        """Whether features of a network or a discriminator are a part of the objective: PSNR alone is no judge then."""
+        objective = self.objective
+        parts = [term.objective for term in objective.terms.values()] if objective.kind == "sum" else [objective]
+        return any(part.kind in ("vgg", "adversarial") for part in parts)
+
     def digest(self) -> str:
         """12 hexadecimal digits that change with what changes the result, and with nothing else.
 

@@ -8,7 +8,7 @@ from statistics import fmean, stdev
 from typing import Any
 
 from srcluster.progress import Rows
-from srcluster.recipe import Criterion, Recipe, format_metric, metric_title
+from srcluster.recipe import Criterion, Recipe, format_metric, metric_title, side_by_side
 from srcluster.sweep.plan import Trial, label_of
 
 
@@ -76,11 +76,10 @@ def latest(jobs: Iterable[JobResult]) -> list[JobResult]:
 
 
 def scores_of(bicubic: Mapping[str, float], criterion: Criterion) -> list[str]:
-    """The metrics of a table: the criterion, PSNR on each benchmark, and what else is measured on the first."""
+    """A table's metrics: the criterion, PSNR and LPIPS on each benchmark, and what else is measured on the first."""
     first = criterion.metric.partition("/")[2]
-    psnr = [key for key in bicubic if key.startswith("psnr_y/")]
     others = [key for key in bicubic if key.endswith(f"/{first}") and not re.match("psnr_|.*_basicsr/", key)]
-    return list(dict.fromkeys([criterion.metric, *psnr, *others]))
+    return list(dict.fromkeys([criterion.metric, *side_by_side(bicubic), *others]))
 
 
 def best_first(ended: Iterable[JobResult], criterion: Criterion) -> list[JobResult]:

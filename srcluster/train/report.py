@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from srcluster import storage
 from srcluster.progress import Rows, duration, print_table
-from srcluster.recipe import Recipe, format_metric, metric_title
+from srcluster.recipe import Recipe, format_metric, metric_title, side_by_side
 from srcluster.training.store import RunStore
 
 OnReport = Callable[[str, int, dict[str, float]], None]
@@ -65,9 +65,9 @@ def followed(metrics: Mapping[str, float]) -> str:
 
 
 def result_rows(name: str, recipe: Recipe, metrics: Mapping[str, float], bicubic: Mapping[str, float]) -> Rows:
-    """The criterion and PSNR on each benchmark, beside bicubic unless its metrics are empty."""
+    """The criterion, and PSNR and LPIPS on each benchmark, beside bicubic unless its metrics are empty."""
     criterion = recipe.evaluation.criterion(followed(metrics)).metric
-    scores = [key.removeprefix("best/") for key in metrics if key.startswith("best/psnr_y/")]
+    scores = side_by_side(key.removeprefix("best/") for key in metrics)
     scores = list(dict.fromkeys([criterion, *scores]))
     rows = [["", *map(metric_title, scores)]]
     rows.append([name, *(format_metric(score, metrics[f"best/{score}"]) for score in scores)])

@@ -13,8 +13,8 @@ import yaml
 
 from srcluster import models, storage, tracking
 from srcluster.data import benchmarks
-from srcluster.data.benchmarks import Benchmark
-from srcluster.data.figures import comparison_of
+from srcluster.data.benchmarks import Benchmark, BenchmarkImage
+from srcluster.data.figures import comparison_of, detail_of
 from srcluster.data.stream import Stream, open_stream
 from srcluster.errors import UserError
 from srcluster.models.saved import load_model, weights_bytes
@@ -31,10 +31,11 @@ from srcluster.training.store import RunStore
 
 @dataclass(frozen=True)
 class _Reporter:
-    """All that rank 0 is told goes to MLflow, checkpoints to storage, and scores to whoever decides by them."""
+    """What rank 0 is told and shown goes to MLflow, checkpoints to storage, and scores to whoever decides by them."""
 
     run: Run | None
     store: RunStore
+    scale: int
     on_report: Callable[[int, dict[str, float]], None]
     preempted: Callable[[], bool]
 
@@ -45,6 +46,10 @@ class _Reporter:
         # A scheduler that has seen enough ends this process while it is told.
         self.run.flush()
         self.on_report(step, metrics)
+
+    def picture(self, step: int, benchmark: str, image: BenchmarkImage, sr: np.ndarray) -> None:
+        assert self.run
+        self.run.image_at(detail_of(image, sr, f"step {step}", self.scale), f"{benchmark}/{image.name}/detail", step)
 
     def checkpoint(self, step: int, files: dict[str, bytes]) -> None:
         self.store.save(step, files)
@@ -85,7 +90,7 @@ def train_run(
         # What was logged before a checkpoint is not logged again by who continues from it.
         store.before_upload = run.save
     try:
-        reporter = _Reporter(run, store, on_report, preempted)
+        reporter = _Reporter(run, store, recipe.scale, on_report, preempted)
         result = fit(recipe, stream.batches, measured, reporter, ranks, store.latest(), stream.metrics, stop_at_step)
     finally:
         store.close()

@@ -9,9 +9,9 @@ from srcluster.data import benchmarks
 from srcluster.data.default_shards import default_shards
 from srcluster.data.holdout import held_out
 from srcluster.models.start import resolve_start
-from srcluster.recipe import Recipe, recipe_from
+from srcluster.recipe import MEASURES, Recipe, recipe_from
 from srcluster.training.check import check_trainable
-from srcluster.training.measures import exact_name
+from srcluster.training.measures import exact_name, lpips_at_hand
 
 
 def results_url(kind: str) -> str:
@@ -49,11 +49,14 @@ def resolve_recipe(recipe: Recipe) -> Recipe:
         validation = _held_out(shards) or "auto"
     elif Path(validation).is_dir():
         validation = str(Path(validation).resolve())
+    metrics = [exact_name(words) for words in recipe.evaluation.metrics]
+    if recipe.perceptual and recipe.evaluation.metrics == tuple(MEASURES):
+        metrics += lpips_at_hand()
     values = {
         "data.shards": shards,
         "evaluation.benchmarks": measured_urls,
         "evaluation.validation": validation,
-        "evaluation.metrics": [exact_name(words) for words in recipe.evaluation.metrics],
+        "evaluation.metrics": metrics,
         "evaluation.select": exact_name(recipe.evaluation.select),
         "objective": _resolved_objective(recipe.objective).model_dump(mode="json"),
         "start": start.model_dump(),

@@ -1,6 +1,6 @@
 """How well a network restores a benchmark."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -43,17 +43,27 @@ def evaluate(
     scale: int,
     measures: Functions = STANDARD,
     ranks: Ranks = ALONE,
+    pictures: int = 0,
+    on_picture: Callable[[BenchmarkImage, np.ndarray], None] = lambda image, sr: None,
 ) -> dict[str, float]:
     """Restore and measure every image of a benchmark, each by one of the ranks; the means, on every rank.
 
     Args:
         network: In eval mode; it computes in float32, whatever it was trained in.
         scale: HR pixels per LR pixel.
+        pictures: How many of the first images rank 0 restores whoever measures them, for `on_picture`.
+        on_picture: Is called on rank 0 with an image and its SR.
     """
     table = torch.zeros(len(benchmark.images), len(measures), dtype=torch.float64, device=device_of(network))
-    for number in ranks.share(range(len(benchmark.images))):
+    mine = ranks.share(range(len(benchmark.images)))
+    shown = range(min(pictures, len(benchmark.images))) if ranks.rank == 0 else ()
+    for number in sorted({*mine, *shown}):
         image = benchmark.images[number]
-        score = compare(image, restore(network, image.lr), scale, measures)
-        table[number] = torch.tensor(list(score.values.values()), dtype=torch.float64)
+        sr = restore(network, image.lr)
+        if number in shown:
+            on_picture(image, sr)
+        if number in mine:
+            values = compare(image, sr, scale, measures).values
+            table[number] = torch.tensor(list(values.values()), dtype=torch.float64)
     columns = ranks.gather(table).sum(0).mean(0).tolist()
     return {f"{metric}/{benchmark.name}": mean for metric, mean in zip(measures, columns, strict=True)}

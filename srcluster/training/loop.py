@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from srcluster import models, objectives
-from srcluster.data.benchmarks import Benchmark
+from srcluster.data.benchmarks import Benchmark, BenchmarkImage
 from srcluster.data.degradation import augment, lr_and_hr
 from srcluster.data.order import part
 from srcluster.errors import UserError
@@ -37,6 +37,9 @@ class Reporter(Protocol):
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Take metrics of a step; called on rank 0 alone."""
+
+    def picture(self, step: int, benchmark: str, image: BenchmarkImage, sr: np.ndarray) -> None:
+        """Take what the network makes of a benchmark's image at a step; called on rank 0 alone."""
 
     def checkpoint(self, step: int, files: dict[str, bytes]) -> None:
         """Keep the files of a checkpoint; called on rank 0 alone."""
@@ -119,7 +122,7 @@ def fit(
         if log and ranks.rank == 0:
             reporter.report(state.step, train.metrics() | meter.metrics(state.step) | data_metrics())
         if follow:
-            metrics = _follow(recipe, state, benchmarks[0], measures, ranks)
+            metrics = _follow(recipe, state, benchmarks[0], measures, ranks, reporter)
             if ranks.rank == 0:
                 reporter.report(state.step, metrics)
         if save or (log and reporter.preempted()):
@@ -130,13 +133,20 @@ def fit(
             meter.restart(state.step)
     if stop_at_step:
         # Continued from this very step, it was not evaluated in this life.
-        return Fit(network, metrics or _follow(recipe, state, benchmarks[0], measures, ranks))
+        return Fit(network, metrics or _follow(recipe, state, benchmarks[0], measures, ranks, reporter))
     return _finish(recipe, state, benchmarks, measures, ranks)
 
 
-def _follow(recipe: Recipe, state: State, benchmark: Benchmark, measures: Functions, ranks: Ranks) -> dict[str, float]:
+def _follow(
+    recipe: Recipe, state: State, benchmark: Benchmark, measures: Functions, ranks: Ranks, reporter: Reporter
+) -> dict[str, float]:
     """Evaluate the weights as they are, and keep them if they are the best so far, or the recipe wants the last."""
-    metrics = evaluate(_with_weights(recipe, state.weights()), benchmark, recipe.scale, measures, ranks)
+
+    def on_picture(image: BenchmarkImage, sr: np.ndarray) -> None:
+        reporter.picture(state.step, benchmark.name, image, sr)
+
+    network, pictures = _with_weights(recipe, state.weights()), recipe.evaluation.pictures
+    metrics = evaluate(network, benchmark, recipe.scale, measures, ranks, pictures, on_picture)
     criterion = recipe.evaluation.criterion(benchmark.name)
     if recipe.evaluation.select == "last" or criterion.rank(metrics) > criterion.rank(state.best):
         state.best = metrics | {"step": state.step}

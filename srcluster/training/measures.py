@@ -46,6 +46,16 @@ def load_measures(wanted: Iterable[Measure], weights: str = "auto", normalizatio
 
 
 @functools.cache
+def lpips_at_hand() -> tuple[str, ...]:
+    """The exact name of LPIPS; nothing, and a line that says why, where its weights are not there."""
+    try:
+        return (LPIPS().name,)
+    except UserError as error:
+        print(f"LPIPS is not measured: {error}")
+        return ()
+
+
+@functools.cache
 def exact_name(words: str) -> str:
     """The name that a measure's metrics have: `lpips` becomes that of the variant that the weights at hand give."""
     return LPIPS().name if words == "lpips" else words

@@ -129,6 +129,21 @@ def test_the_picture_has_a_column_for_each_model(folder, tmp_path):
         run(folder, "nearest", picture=tmp_path / "a.png", image=["fish"])
 
 
+def test_the_pictures_detail_is_chosen(folder, tmp_path):
+    """What there is to choose is checked before anything is measured."""
+    shown = []
+    for crop in (None, (0, 4, 16, 12)):
+        run(folder, "nearest", "bicubic", picture=tmp_path / "a.png", image=["bird"], crop=crop)
+        with Image.open(tmp_path / "a.png") as page:
+            shown.append(np.asarray(page))
+    # Beside the original its first pixels, magnified 18 times.
+    detail = shown[1][-8 - 12 * 18 : -8, -8 - 16 * 18 : -8][::18, ::18]
+    assert np.array_equal(detail, benchmarks.load(str(folder / "Two"), 4).images[0].hr[4:16, :16])
+    assert shown[0].shape != shown[1].shape or (shown[0] != shown[1]).any()
+    with pytest.raises(UserError, match=r"--crop \(50, 0, 16, 12\) is not inside bird, which has 64 x 52 pixels"):
+        run(folder, "nearest", picture=tmp_path / "a.png", image=["bird"], crop=(50, 0, 16, 12))
+
+
 def test_a_page_of_results_makes_itself(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["evaluate", "bicubic", "--report", "RESULTS.md"])
     run(folder, "bicubic", str(folder / "model.safetensors"), report=tmp_path / "RESULTS.md")

@@ -17,11 +17,14 @@ from srcluster.data import benchmarks
 from srcluster.evaluate.__main__ import evaluate
 from srcluster.fetch import __main__ as fetch
 from srcluster.models import build
+from srcluster.models.saved import save_weights
 from srcluster.models.tiling import restore
 from srcluster.objectives import lpips, weights
 from srcluster.objectives.lpips import LPIPS
 from srcluster.objectives.weights import WeightsError, convolutions
-from srcluster.recipe import Interpolation
+from srcluster.recipe import MEASURES, Interpolation, recipe_from
+from srcluster.train.settings import resolve_recipe
+from srcluster.training.measures import lpips_at_hand
 
 BLOCKS = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
 """The convolutions' indices in torchvision's `features`, up to each pooling."""
@@ -178,3 +181,28 @@ def test_real_weights_rank_interpolations(real_weights):
         for kernel in ("nearest", "bicubic")
     )
     assert nearest > bicubic > 0
+
+
+def test_it_stands_beside_psnr_where_psnr_is_no_judge(catalogued, files, tmp_path, monkeypatch, capsys):
+    spec = {"kind": "compact", "features": 4, "convs": 1}
+    plain = recipe_from({"name": "plain", "steps": 1, "model": spec, "data": {"shards": str(tmp_path)}})
+    features = {"kind": "vgg", "weights": str(files.weights)}
+    features = {"kind": "sum", "terms": {"eye": {"objective": features}, "pixel": {"objective": {"kind": "l1"}}}}
+    perceptual = recipe_from({**plain.model_dump(mode="json"), "objective": features})
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 52, 3), dtype=np.uint8)).save(tmp_path / "a.png")
+    model = tmp_path / "model.safetensors"
+    save_weights(model, build(plain.model, 4).state_dict(), perceptual)
+
+    def measured() -> list[str]:
+        lpips_at_hand.cache_clear()
+        evaluate([str(model)], on=[str(tmp_path)], json=tmp_path / "all.json", address="none")
+        (said,) = json.loads((tmp_path / "all.json").read_text())["models"]
+        return [key.partition("/")[0] for key in said["means"]]
+
+    assert measured() == list(MEASURES)
+    assert "LPIPS is not measured: there is no vgg16-397923af.pth: get the whole file" in capsys.readouterr().out
+    monkeypatch.setenv("SRCLUSTER_WEIGHTS", str(files.weights))
+    assert measured() == [*MEASURES, "lpips_vgg"]
+    assert resolve_recipe(perceptual).evaluation.metrics == (*MEASURES, "lpips_vgg")
+    assert resolve_recipe(plain).evaluation.metrics == tuple(MEASURES)
+    lpips_at_hand.cache_clear()

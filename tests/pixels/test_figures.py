@@ -37,6 +37,16 @@ def test_the_detail_is_where_downscaling_loses_most():
     assert detail_box(image) == (300, 200, 72, 52)
 
 
+def test_the_detail_is_where_several_versions_differ_most():
+    original = flat_with_texture(400, 600, (300, 200, 72, 52))
+    other = original.copy()
+    other[100:152, 400:472] += 20
+    assert detail_box(original, 4, [original]) == (300, 200, 72, 52)
+    left, top, _, _ = detail_box(original, 4, [original, other, original])
+    assert abs(left - 400) <= 4
+    assert abs(top - 100) <= 4
+
+
 def test_the_detail_keeps_away_from_the_border():
     left, top, _, _ = detail_box(flat_with_texture(400, 600, (0, 0, 90, 80)))
 

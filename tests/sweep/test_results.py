@@ -77,3 +77,11 @@ def test_a_label_tells_what_was_chosen_apart():
     chosen = {"terms.a.weight": "0.0018789852661499496", "terms.b.weight": "1", "optimizer.kind": "adam"}
     assert label_of(chosen) == "a.weight=0.001879 b.weight=1 adam"
     assert label_of({"optimizer.lr": "0.001", "seed": "3"}) == "lr=0.001 seed=3"
+
+
+def test_lpips_stands_beside_psnr():
+    names = [f"{name}/{pictures}" for pictures in ("A", "B") for name in ("psnr_y", "psnr_rgb", "ssim_y", "lpips_vgg")]
+    shown = ["psnr_y/A", "lpips_vgg/A", "psnr_y/B", "lpips_vgg/B", "ssim_y/A"]
+    assert scores_of(dict.fromkeys(names, 1.0), Criterion("psnr_y/A")) == shown
+    by_lpips = scores_of(dict.fromkeys(names, 1.0), Criterion("lpips_vgg/B", higher=False))
+    assert by_lpips[:2] == ["lpips_vgg/B", "psnr_y/A"]

@@ -43,6 +43,9 @@ class Recorder:
         for key, value in metrics.items():
             self.metrics.setdefault(key, []).append((step, value))
 
+    def picture(self, step, benchmark, image, sr):
+        pass
+
     def checkpoint(self, step, files):
         (self.folder / str(step)).mkdir(parents=True)
         for name, content in files.items():

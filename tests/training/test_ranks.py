@@ -39,10 +39,13 @@ RECIPE = {
 
 class Reporter:
     def __init__(self, folder: Path):
-        self.folder, self.losses = folder, []
+        self.folder, self.losses, self.pictures = folder, [], []
 
     def report(self, step, metrics):
         self.losses += [metrics["train/loss"]] if "train/loss" in metrics else []
+
+    def picture(self, step, benchmark, image, sr):
+        self.pictures.append([step, image.name, sr.shape == image.hr.shape])
 
     def checkpoint(self, step, files):
         (self.folder / str(step)).mkdir()
@@ -74,6 +77,7 @@ def train(ranks: Ranks, folder: Path, changes: dict, broken_rank: int | None) ->
         metrics = fit(recipe, open_batches, [small], reporter, ranks).metrics
         (folder / f"metrics-{ranks.rank}.json").write_text(json.dumps(metrics))
         (folder / f"losses-{ranks.rank}.json").write_text(json.dumps(reporter.losses))
+        (folder / f"pictures-{ranks.rank}.json").write_text(json.dumps(reporter.pictures))
     except UserError as error:
         (folder / f"error-{ranks.rank}.txt").write_text(str(error))
 
@@ -133,6 +137,10 @@ def test_three_ranks_with_unequal_shares_end_as_one_does(tmp_path, changes):
     for name in ("network", "average", "best"):
         one, three = (load_file(tmp_path / folder / steps / f"{name}.safetensors") for folder in ("one", "three"))
         torch.testing.assert_close(one, three, rtol=1e-4, atol=1e-6)
+    # The same images, whoever measures them.
+    folders = ("one/pictures-0", "three/pictures-0", "three/pictures-1")
+    pictures = [json.loads((tmp_path / f"{name}.json").read_text()) for name in folders]
+    assert [len(pictures[0]) % 3, pictures[1], pictures[2]] == [0, pictures[0], []] != [0, [], []]
     losses = [json.loads((tmp_path / folder / "losses-0.json").read_text()) for folder in ("one", "three")]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     metrics = [json.loads((tmp_path / "three" / f"metrics-{rank}.json").read_text()) for rank in range(3)]
