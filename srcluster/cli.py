@@ -55,11 +55,8 @@ def _verb(context: typer.Context, words: Annotated[list[str] | None, typer.Argum
 def run(*commands: Callable[..., None], several: Sequence[str] = ()) -> None:
     """Run one function as the command line, or several as its sub-commands; without any words it prints its help.
 
-    A `UserError` is printed as one sentence and ends the process with exit status 2.
-
-    Args:
-        commands: The functions.
-        several: Options that take all words up to the next option: `--on Set5 Set14`.
+    A `UserError` is printed as one sentence and ends the process with exit status 2. The options `several` take all
+    words up to the next option: `--on Set5 Set14`.
     """
     for stream in (sys.stdout, sys.stderr):
         # Names of files may hold bytes, and languages letters, that the terminal's encoding lacks.

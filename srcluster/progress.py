@@ -10,8 +10,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-LINE_EVERY_S = 10.0
-
 _NUMBER = re.compile(r"(inf|-?[\d,.]+(e[-+]\d+)?( ± .+)?)?")
 
 Rows = Sequence[Sequence[str]]
@@ -19,12 +17,7 @@ Rows = Sequence[Sequence[str]]
 
 
 class Pace:
-    """How long the rest of a job takes if it goes on as fast as so far.
-
-    Args:
-        total: Units of work, such as steps.
-        before: Those that are done already.
-    """
+    """How long a job of `total` steps, `before` of which are done, still takes if it goes on as fast as so far."""
 
     def __init__(self, total: float, before: float = 0):
         self.total, self.before, self.began = total, before, time.monotonic()
@@ -47,16 +40,15 @@ def duration(seconds: float) -> str:
 
 @contextmanager
 def progress(
-    doing: str, total: int | None, things: str, before: int = 0, every_s: float = LINE_EVERY_S
+    doing: str, total: int | None, things: str, before: int = 0, every_s: float = 10
 ) -> Iterator[Callable[[float, str], None]]:
     """Show how many of `total` things are done, and the time left: a bar on a terminal, lines elsewhere.
 
     Args:
-        doing: A word for what is done to them: `packing`.
-        total: How many there are; None where nobody knows.
-        things: What they are: `shards`.
+        doing: Such as `packing`.
+        total: None where nobody knows.
+        things: Such as `shards`.
         before: How many were done earlier.
-        every_s: Seconds between two lines.
 
     Yields:
         A function that takes how many are done, and more words, or none.
@@ -81,12 +73,7 @@ def progress(
 
 
 def table(rows: Rows, below: Rows = ()) -> Table:
-    """A table for a terminal; columns of numbers are right-aligned.
-
-    Args:
-        rows: The table.
-        below: More rows, of less weight.
-    """
+    """A table for a terminal, with more rows, dim, `below`; columns of numbers are right-aligned."""
     header, *body = rows
     made = Table()
     for title, *cells in zip(header, *body, *below, strict=True):
@@ -106,5 +93,4 @@ def print_table(rows: Rows, below: Rows = ()) -> None:
 
 
 def markdown(rows: Rows) -> str:
-    """The table in Markdown."""
     return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ["---"] * len(rows[0]), *rows[1:]))

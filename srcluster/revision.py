@@ -10,10 +10,8 @@ def commit() -> str:
     It is SRCLUSTER_GIT_COMMIT where that is set, since a cluster's workers have no repository, and otherwise that of
     the current folder.
     """
-    return os.environ.get("SRCLUSTER_GIT_COMMIT") or _described()
-
-
-def _described() -> str:
+    if known := os.environ.get("SRCLUSTER_GIT_COMMIT"):
+        return known
     command = ["git", "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+dirty"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()

@@ -35,10 +35,9 @@ class MemberError(ArchiveError):
 
 
 def names(path: Path, pattern: str) -> list[str]:
-    """The last names of the pictures in an archive, once each of its members has been found harmless.
+    """The last names of the pictures in a zip or tgz archive, once each of its members has been found harmless.
 
     Args:
-        path: A zip or tgz archive.
         pattern: What their paths end with, as in `PurePath.match`: `images/test/*.jpg`. Case doesn't matter.
 
     Raises:
@@ -91,14 +90,11 @@ def _opened(path: Path, mtime_ns: int) -> zipfile.ZipFile:
 
 
 def _matching(path: Path, pattern: str) -> Iterator[tuple[str, Callable[[], bytes]]]:
-    for name, read in _harmless(path):
-        if PurePosixPath(name.lower()).match(pattern.lower()) and not _is_hidden(name):
-            yield PurePosixPath(name).name, read
-
-
-def _is_hidden(name: str) -> bool:
-    # A Mac puts a `._a.jpg` of its own beside each `a.jpg`.
-    return PurePosixPath(name).name.startswith(".")
+    for full_name, read in _harmless(path):
+        name = PurePosixPath(full_name).name
+        # A Mac puts a `._a.jpg` of its own beside each `a.jpg`.
+        if PurePosixPath(full_name.lower()).match(pattern.lower()) and not name.startswith("."):
+            yield name, read
 
 
 def _harmless(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:

@@ -96,7 +96,6 @@ def load(name: str, scale: int, lr: Literal["computed", "given"] = "computed") -
 
     Raises:
         PhotoError: There is no such benchmark, or its pictures can't be measured or told from others.
-        StorageError: It can't be reached.
     """
     source = name
     if not Path(name).exists() and not storage.is_s3(name):
@@ -126,11 +125,7 @@ def load(name: str, scale: int, lr: Literal["computed", "given"] = "computed") -
 
 
 def load_all(names: Iterable[str], scale: int, lr: Literal["computed", "given"] = "computed") -> list[Benchmark]:
-    """Read several benchmarks, as `load` does; those of one name have their outer folders' names added.
-
-    Raises:
-        PhotoError: One of them is named twice.
-    """
+    """Read several benchmarks, as `load` does; those of one name have their outer folders' names added."""
     loaded = [load(name, scale, lr) for name in names]
     for depth in range(2, 2 + max((len(name_parts(one.source)) for one in loaded), default=0)):
         count = Counter(one.name for one in loaded)

@@ -37,7 +37,6 @@ def cache_for(url: str, otherwise: Path | None = None) -> "Cache | None":
     """The cache for what is at or below a URL: None if that is local files, or no folder is named.
 
     Args:
-        url: Where the content comes from.
         otherwise: The folder where SRCLUSTER_CACHE is not set.
 
     Raises:
@@ -107,22 +106,21 @@ class Cache:
         """Remove what was used longest ago until so much more fits; False if it never does."""
         for abandoned in self.folder.glob(f"{_DIGEST}.part"):
             abandoned.unlink()
-        files = sorted((facts.st_mtime_ns, facts.st_size, path) for path, facts in self._files())
+        files = []
+        for path in self.folder.glob(_DIGEST):
+            # Another process may have found it damaged just now.
+            with suppress(FileNotFoundError):
+                status = path.stat()
+                files.append((status.st_mtime_ns, status.st_size, path))
         total_bytes = sum(size for _, size, _ in files)
         spare_bytes = shutil.disk_usage(self.folder).free - _FREE_BYTES
         excess_bytes = size_bytes - min(self.limit_bytes - total_bytes, spare_bytes)
-        for _, size, path in files:
+        for _, size, path in sorted(files):
             if excess_bytes <= 0:
                 break
             path.unlink()
             excess_bytes -= size
         return excess_bytes <= 0
-
-    def _files(self) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self.folder.glob(_DIGEST):
-            # Another process may have found it damaged just now.
-            with suppress(FileNotFoundError):
-                yield path, path.stat()
 
     @contextmanager
     def lock(self, name: str) -> Iterator[None]:

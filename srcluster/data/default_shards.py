@@ -24,15 +24,15 @@ def print_packed(manifest: Manifest, url: str) -> None:
         print(f"  and {len(manifest.skipped) - _LISTED} more, which the manifest lists")
 
 
-def default_shards(home: str) -> str:
-    """The shards of `data.shards: auto`: T91 where SRCLUSTER_DATA has it, and else the photographs of the wheels.
+def default_shards(runs_url: str) -> str:
+    """The URL of the shards of `data.shards: auto`: of T91 where SRCLUSTER_DATA has it, else of the wheels.
 
-    They are packed whole, below `home`, unless they are already there.
+    They are packed whole, below `runs_url`, unless they are already there.
     """
     folder = photos.data_folder()
     source = "T91" if folder and (folder / "T91").is_dir() else "wheels"
     packing = Packing(source=source, crop=None, min_side=80)
-    url = storage.join(home, "shards", source)
+    url = storage.join(runs_url, "shards", source)
     if not storage.exists(storage.join(url, "manifest.json")) or shards.load_manifest(url).packing != packing:
         print_packed(shards.pack(photos.find(source), packing, url), url)
     return url

@@ -38,9 +38,7 @@ def lr_and_hr(
     """What a step trains on, of the patches that the stream gives.
 
     Args:
-        spec: How LR is made.
         patches: HR with its margin, B x 3 x H x W uint8; of pairs, LR too.
-        scale: HR pixels per LR pixel.
         seed: The recipe's. With the step and the place in the batch it decides all that is drawn for a patch.
         step: From 0.
         places: Of the B patches in the batch.
@@ -68,9 +66,6 @@ def augment(hr: Tensor, bits: Tensor) -> Tensor:
     Args:
         hr: B x 3 x P x P, uint8.
         bits: 3 x B, bool: whether to mirror a patch left to right, top to bottom, and along its diagonal.
-
-    Returns:
-        Patches of the same shape and device.
     """
     bits = bits.to(hr.device)[..., None, None, None]
     hr = torch.where(bits[0], hr.flip(-1), hr)
@@ -93,7 +88,6 @@ def degrade(hr: Tensor, scale: int) -> tuple[Tensor, Tensor]:
 
     Args:
         hr: B x 3 x (P + 2 margin) x (P + 2 margin), uint8, cut at a multiple of the scale.
-        scale: HR pixels per LR pixel.
 
     Returns:
         lr: B x 3 x P/scale x P/scale; hr: B x 3 x P x P; both float32 in [0, 1].

@@ -21,10 +21,7 @@ def comparison_of(
     """Interpolations | each restored image | original, with PSNR on Y above each and a zoomed detail.
 
     Args:
-        image: The benchmark image.
         restored: H x W x 3 uint8, by what made it.
-        scale: HR pixels per LR pixel.
-        kernels: The interpolations.
         box: The detail; by default it is where the restored images differ most.
 
     Raises:

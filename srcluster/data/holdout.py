@@ -8,7 +8,8 @@ from srcluster import storage
 from srcluster.data.listing import Photo
 from srcluster.data.pairs import Pair
 from srcluster.data.pictures import PhotoError
-from srcluster.data.shards import HeldOut, Packing, ShardError, decode_usable, encode_picture, load_manifest
+from srcluster.data.samples import encode_picture
+from srcluster.data.shards import HeldOut, Packing, ShardError, decode_usable, load_manifest
 
 VALIDATION = "validation"
 """The folder of them, beside the shards."""
@@ -24,9 +25,6 @@ def hold_out(photos: Sequence[P], packing: Packing, url: str) -> tuple[list[P], 
 
     Returns:
         The other photographs, and what is held out. Which these are depends on the names and the seed alone.
-
-    Raises:
-        ShardError: Too few photographs are usable.
     """
     held: dict[P, HeldOut] = {}
 

@@ -21,7 +21,7 @@ _LR = re.compile(r"(^|[_-])(lr|lq)(?![a-z])|^lrbi")
 _OTHER_LR = re.compile(r"unknown|mild|difficult|wild")
 _SRF = re.compile(r"(.+)_SRF_(\d)_(.+)", re.IGNORECASE)
 _STEM = re.compile(r"_(HR|LR(?:BI|bic)?)(?:[_-]?x\d)?$")
-_SCALED = re.compile(r"(.*?)[_-]?x(\d)", re.IGNORECASE)
+_SCALED = re.compile(r"[_-]?x(\d)$", re.IGNORECASE)
 
 _ALONE = re.compile(r"hr|gt|gtmod\d+|originals?|image_srf_\d")
 """Folders of originals that a benchmark is not called by."""
@@ -50,7 +50,6 @@ def originals(source: str, photos: Sequence[Photo], scale: int, given: bool) -> 
     Args:
         source: Its folder.
         photos: All pictures in it.
-        scale: HR pixels per LR pixel, of the LR pictures.
         given: Whether the LR pictures are used: of BasicSR's two folders of originals they are of GTmod12.
 
     Raises:
@@ -131,7 +130,7 @@ def _marked(source: str, paths: dict[Photo, PurePosixPath], scale: int, given: b
     hr_names = {photo: _STEM.sub("", name) for photo, name in names.items()}
     known = {name.lower() for name in hr_names.values()}
     # matrix4.png may be the LR of matrix4 or, as matri with x4, of matri.
-    return hr_names, {photo: name if name in known else _unscaled(name) for photo, name in lr.items()}
+    return hr_names, {photo: name if name in known else _SCALED.sub("", name) for photo, name in lr.items()}
 
 
 def _kind(home: PurePosixPath) -> str:
@@ -146,22 +145,12 @@ def _common(folders: list[PurePosixPath]) -> PurePosixPath:
 
 
 def _scale(part: str) -> int | None:
-    match = _SCALED.fullmatch(part)
-    return int(match[2]) if match else None
-
-
-def _unscaled(stem: str) -> str:
-    match = _SCALED.fullmatch(stem)
-    return match[1] if match else stem
+    match = _SCALED.search(part)
+    return int(match[1]) if match else None
 
 
 def check_distinct(source: str, pictures: Sequence[tuple[str, np.ndarray]]) -> None:
-    """Refuse pictures of which one is another one in a different size or version: LR, or what a network made of it.
-
-    Args:
-        source: The benchmark's folder.
-        pictures: By name, H x W x 3 uint8.
-    """
+    """Refuse pictures, H x W x 3 uint8, of which one is LR of another, or what a network made of it."""
     thumbnails = {name: _thumbnail(pixels) for name, pixels in pictures}
     sizes = {name: pixels.shape[1::-1] for name, pixels in pictures}
     ends = {name: PurePosixPath(name).name.lower() for name in thumbnails}

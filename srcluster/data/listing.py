@@ -43,12 +43,6 @@ class Photo:
     span: tuple[int, int] | None = None
 
     def read(self) -> bytes:
-        """Its content.
-
-        Raises:
-            StorageError: It can't be read.
-            ArchiveError: The archive can't be read, or this member of it: that is a MemberError.
-        """
         if self.span:
             return storage.read_span(self.url, *self.span)
         return storage.read(self.url) if self.member is None else archive.read(Path(self.url), self.member)
@@ -85,7 +79,6 @@ def list_pictures(url: str) -> Listing:
     Synology leave behind are passed over. All else is counted: other endings, empty pictures, what can't be read.
 
     Raises:
-        StorageError: The store can't be reached.
         ArchiveError: The archive can't be read, or means harm.
     """
     left_out: Counter[str] = Counter()

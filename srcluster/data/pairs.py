@@ -71,11 +71,7 @@ def match(hr: Sequence[Photo], lr: Sequence[Photo]) -> list[tuple[Photo, Photo |
 
 
 def scale_of(pairs: Sequence[tuple[Photo, Photo | None]]) -> int:
-    """HR pixels per LR pixel, by the first pair that can be read.
-
-    Raises:
-        PhotoError: There is none, or its sizes are no whole number of each other.
-    """
+    """HR pixels per LR pixel, by the first pair that can be read; PhotoError without one."""
     for hr, lr in pairs:
         try:
             sizes = (hr.decode().shape[:2], lr.decode().shape[:2]) if lr else None

@@ -52,8 +52,6 @@ def find(source: str) -> Listing:
 
     Raises:
         PhotoError: There is no such source, or no picture in it.
-        ArchiveError: The archive can't be read, or means harm.
-        StorageError: The source can't be reached.
     """
     if source == "wheels":
         return Listing(in_wheels(_WHEELS), Counter())

@@ -103,10 +103,6 @@ def read_picture(encoded: bytes, name: str) -> Picture:
 
     Grey stays grey and 16 bits stay 16; palettes become RGB, and CMYK too, by its colour profile if it has one.
 
-    Args:
-        encoded: The file's content.
-        name: What to call it in an error.
-
     Raises:
         PhotoError: It is no picture, is damaged, too large, or can't be kept as it is.
     """
@@ -123,10 +119,6 @@ def decode(encoded: bytes, name: str) -> np.ndarray:
 
     8-bit RGB, grey and palette pictures are taken, the latter two turned into RGB; an alpha channel is dropped if
     nothing in it is transparent; an EXIF rotation is applied.
-
-    Args:
-        encoded: The file's content.
-        name: What to call it in an error.
 
     Returns:
         H x W x 3, uint8.

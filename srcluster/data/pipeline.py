@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from srcluster.pixels.blur_kernels import blur_kernel, sinc_kernel
 from srcluster.pixels.jpeg import jpeg
+from srcluster.pixels.resize import to_uint8
 from srcluster.recipe.pipeline import Blur, ImportedStep, Noise, Resize, Step
 
 
@@ -22,9 +23,6 @@ def degrade_by_steps(hr: Tensor, scale: int, steps: Sequence[Step], random: Gene
 
     Args:
         hr: 3 x H x W uint8; H and W are multiples of the scale.
-        scale: HR pixels per LR pixel.
-        steps: In their order.
-        random: Source of all draws.
 
     Returns:
         3 x H/scale x W/scale float32 in [0, 1], of 256 levels.
@@ -33,7 +31,7 @@ def degrade_by_steps(hr: Tensor, scale: int, steps: Sequence[Step], random: Gene
     image = _run(hr.float() / 255, (hr.shape[-2], hr.shape[-1]), lr_size, steps, random)
     if image.shape[-2:] != lr_size:
         image = F.interpolate(image[None], lr_size, mode="bicubic", antialias=True)[0]
-    return image.clamp(0, 1).mul(255).add(0.5).floor() / 255
+    return to_uint8(image).float() / 255
 
 
 def _run(

@@ -28,12 +28,8 @@ def write_png(
     Pillow writes no colours of 16 bits, and has to have all of a picture.
 
     Args:
-        file: To write to.
         size: Height and width.
-        bands: From top to bottom, each rows x W x C, all uint8 or all uint16; C as of a `Picture`.
-        icc: Its colour profile.
-        exif: Its EXIF data, as a TIFF.
-        colour: Other chunks that say which colours are meant, by their kind.
+        bands: From top to bottom, each rows x W x C, all uint8 or all uint16; this and the rest as of a `Picture`.
     """
     bands = iter(bands)
     first = next(bands)

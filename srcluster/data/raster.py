@@ -38,11 +38,7 @@ class Raster:
 
 
 def check_size(name: str, width: int, height: int, pixel_bytes: float) -> None:
-    """Refuse a picture whose pixels take more memory than SRCLUSTER_PICTURE_GB allows, before they are decoded.
-
-    Raises:
-        PhotoError: It is too large, or the variable is no number.
-    """
+    """Refuse a picture whose pixels take more memory than SRCLUSTER_PICTURE_GB allows, before they are decoded."""
     given = os.environ.get(_LIMIT) or _LIMIT_GB
     try:
         limit_bytes = float(given) * 1e9

@@ -17,13 +17,13 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import PIL
 import webdataset
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_serializer, model_validator
 
 from srcluster import __version__, storage
 from srcluster.data.listing import Photo
 from srcluster.data.pairs import Pair
 from srcluster.data.pictures import PhotoError
+from srcluster.data.samples import LR_FIELD, encode_picture
 from srcluster.errors import UserError
 
 Run: TypeAlias = Callable[[Callable[..., Any], Sequence[tuple]], Iterable[Any]]
@@ -38,13 +38,7 @@ _ALIGN = 12
 _BYTES_PER_PIXEL = {"tiff": 1.8, "webp": 1.4, "png": 1.7, "npy": 3.0, "jpg": 0.6}
 """About, of photographs; it says how many samples fill a shard."""
 
-LR_FIELD = "lr."
-"""What the ending of the LR picture of a pair begins with: `000000-000000.lr.tiff`."""
-
 _MANIFEST = "manifest.json"
-
-_PREDICTOR = 317
-"""The TIFF tag of what is stored in place of the pixels."""
 
 
 class ShardError(UserError):
@@ -174,25 +168,6 @@ class Made(_Record):
         return self.shard.samples if self.shard else 0
 
 
-def encode_picture(image: np.ndarray, format: str) -> bytes:
-    """A picture as the content of a file."""
-    buffer = io.BytesIO()
-    match format:
-        case "tiff":
-            # Differences from pixel to pixel, in Zstandard: a quarter larger than WebP, and decoded twice as fast.
-            Image.fromarray(image).save(buffer, "TIFF", compression="zstd", tiffinfo={_PREDICTOR: 2})
-        case "webp":
-            # Method 0 of 6: 9 % larger than method 4, and packed sixteen times as fast.
-            Image.fromarray(image).save(buffer, "WEBP", lossless=True, quality=20, method=0)
-        case "png":
-            Image.fromarray(image).save(buffer, "PNG")
-        case "npy":
-            np.save(buffer, np.ascontiguousarray(image))
-        case "jpg":
-            Image.fromarray(image).save(buffer, "JPEG", quality=95, subsampling=0)
-    return buffer.getvalue()
-
-
 def _crops(pictures: tuple[np.ndarray, ...], name: str, packing: Packing) -> Iterable[tuple[np.ndarray, ...]]:
     """Crops of a photograph, or of a pair, HR and LR of which are cut alike."""
     if packing.side is None:
@@ -249,16 +224,12 @@ def make_shard(photos: Sequence[Photo | Pair], index: int, packing: Packing, url
     if samples:
         content = tar.getvalue()
         sha256 = hashlib.sha256(content).hexdigest()
-        shard = Shard(name=_shard_name(index), samples=samples, bytes=len(content), sha256=sha256)
+        shard = Shard(name=f"{index:06d}.tar", samples=samples, bytes=len(content), sha256=sha256)
         storage.write(storage.join(url, shard.name), content)
     inputs = _inputs(photos, index, packing)
     made = Made(index=index, inputs=inputs, shard=shard, shortest_side=shortest, skipped=skipped)
     storage.write(record, made.model_dump_json(indent=1).encode())
     return made
-
-
-def _shard_name(index: int) -> str:
-    return f"{index:06d}.tar"
 
 
 def _record_name(index: int) -> str:
@@ -285,19 +256,15 @@ def pack(
     skip_share: float = 0.1,
     holdout: tuple[HeldOut, ...] = (),
 ) -> Manifest:
-    """Make every shard that is not there yet, then the manifest.
+    """Make every shard below a URL that is not there yet, then the manifest.
 
     Args:
-        photos: What to pack.
-        packing: Crops, file format, size and seed.
-        url: Folder or s3:// prefix the shards go to.
         run: Calls `make_shard` for each shard that is missing.
         skip_share: The largest share of photographs that may be unusable.
         holdout: What was held out before.
 
     Raises:
         ShardError: Too many photographs are unusable, or the workers' software would make other shards than ours.
-        StorageError: The photographs can't be read, or the shards can't be stored.
     """
     storage.check(url, write=True)
     each = packing.photos_per_shard
@@ -359,13 +326,12 @@ def load_manifest(url: str) -> Manifest:
 
     Raises:
         ShardError: There is none, or it is not one of ours.
-        StorageError: The store can't be read.
     """
     storage.check(url)
-    place = storage.join(url, _MANIFEST)
-    if not storage.exists(place):
-        raise ShardError(f"there is no {place}: make the shards with python -m srcluster.pack, and let it finish")
+    file = storage.join(url, _MANIFEST)
+    if not storage.exists(file):
+        raise ShardError(f"there is no {file}: make the shards with python -m srcluster.pack, and let it finish")
     try:
-        return Manifest.model_validate_json(storage.read(place))
+        return Manifest.model_validate_json(storage.read(file))
     except ValidationError as error:
-        raise ShardError(f"{place} is no manifest of version 1; pack the shards again") from error
+        raise ShardError(f"{file} is no manifest of version 1; pack the shards again") from error

@@ -12,11 +12,8 @@ lanes of one shard (64 MB) that are the default, 1 GB; a reader also keeps 512 M
 
 import hashlib
 import heapq
-import io
 import itertools
 import logging
-import struct
-import tarfile
 import weakref
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -24,7 +21,6 @@ from typing import TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
@@ -33,7 +29,8 @@ from srcluster.data.cache import Cache, cache_for
 from srcluster.data.degradation import margin
 from srcluster.data.order import Order, Window, part
 from srcluster.data.prefetch import prefetch
-from srcluster.data.shards import LR_FIELD, Manifest, ShardError, load_manifest
+from srcluster.data.samples import DAMAGES, Encoded, decode_sample, read_samples
+from srcluster.data.shards import Manifest, ShardError, load_manifest
 from srcluster.errors import UserError
 from srcluster.recipe import BICUBIC, Data, Degradation
 
@@ -46,9 +43,6 @@ _AHEAD = 4
 _CORRUPT_SHARE, _CORRUPT_FEW = 1 / 1000, 3
 """Corrupt samples that are replaced, of all; however few all are, so many may be."""
 
-_DAMAGES = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
-"""What decoders raise of bytes that are no picture."""
-
 _log = logging.getLogger(__name__)
 
 
@@ -56,16 +50,11 @@ Batch: TypeAlias = tuple[Tensor, ...]
 """HR patches with their margin, and of pairs LR patches too: B x 3 x H x W and B x 3 x h x w, uint8."""
 
 
-class Encoded(list[list[tuple[str, memoryview]]]):
-    """The samples of a shard: of HR, and of pairs of LR too, the file's ending and its content, a view of the shard."""
-
-
 class _Samples:
     """The samples of one reader, by shard and index.
 
     Args:
         url: Of the shards.
-        cache: Of this machine, if it has one.
         corrupt: Marks, one for each sample of the manifest, of those that were found not to decode.
         paired: Whether LR is wanted too.
     """
@@ -90,29 +79,17 @@ class _Samples:
             ShardError: It is something else, also when read again.
             StorageError: The store can't be read.
         """
-        entry = self.manifest.shards[shard]
-        place = storage.join(self.url, entry.name)
+        entry, url = self.manifest.shards[shard], self._url(shard)
 
         def fetch() -> bytes:
             for _ in range(2):
-                content = storage.read(place)
+                content = storage.read(url)
                 if hashlib.sha256(content).hexdigest() == entry.sha256:
                     return content
-            raise ShardError(
-                f"{place} is not what its manifest says, it was damaged or replaced: pack the shards again"
-            )
+            raise ShardError(f"{url} is not what its manifest says, it was damaged or replaced: pack the shards again")
 
         content = self.cache.read(entry.sha256, fetch) if self.cache else fetch()
-        view = memoryview(content)
-        samples: dict[str, list[tuple[str, memoryview]]] = {}
-        with tarfile.open(fileobj=io.BytesIO(content), mode="r:") as files:
-            for file in files:
-                key, _, field = file.name.partition(".")
-                pictures, is_lr = samples.setdefault(key, []), field.startswith(LR_FIELD)
-                if self.paired or not is_lr:
-                    ending = field.rpartition(".")[2]
-                    pictures.insert(is_lr, (ending, view[file.offset_data : file.offset_data + file.size]))
-        encoded = Encoded(samples.values())
+        encoded = read_samples(content, self.paired)
         self.held[shard] = encoded
         return encoded
 
@@ -131,53 +108,30 @@ class _Samples:
         return pictures
 
     def _decode(self, shard: int, index: int, encoded: Encoded) -> tuple[np.ndarray, ...]:
+        scale = (self.manifest.packing.scale or 1) if self.paired else None
         # Within the shard, so that the replacement is at hand, and the same wherever the stream began.
         for number in [*range(index, len(encoded)), *range(index)]:
             try:
-                return self._decoded(encoded[number])
-            except _DAMAGES as error:
+                return decode_sample(encoded[number], self.manifest.shortest_side, scale)
+            except DAMAGES as error:
                 self._mark(shard, number, str(error))
-        raise ShardError(f"no sample of {self._place(shard)} can be decoded: pack the shards again")
-
-    def _decoded(self, encoded: list[tuple[str, memoryview]]) -> tuple[np.ndarray, ...]:
-        shortest = self.manifest.shortest_side
-        hr, *lr = (_decode(ending, content) for ending, content in encoded)
-        if min(hr.shape[:2]) < shortest:
-            raise ValueError(f"it is of {hr.shape}")
-        if self.paired:
-            scale = self.manifest.packing.scale or 1
-            if [(side[0] * scale, side[1] * scale) for side in (picture.shape for picture in lr)] != [hr.shape[:2]]:
-                raise ValueError(f"HR is of {hr.shape}, and LR of {[picture.shape for picture in lr]}")
-        return hr, *lr
+        raise ShardError(f"no sample of {self._url(shard)} can be decoded: pack the shards again")
 
     def _mark(self, shard: int, index: int, reason: str) -> None:
         sample = self.first[shard] + index
         if self.corrupt[sample]:
             return
         self.corrupt[sample] = True
-        _log.warning("sample %d of %s can't be decoded (%s): another is read", index, self._place(shard), reason)
+        _log.warning("sample %d of %s can't be decoded (%s): another is read", index, self._url(shard), reason)
         number = int(self.corrupt.sum())
         if number > max(_CORRUPT_FEW, _CORRUPT_SHARE * len(self.corrupt)):
             raise ShardError(
-                f"{number} of {len(self.corrupt)} samples can't be decoded, the last of them in {self._place(shard)} "
+                f"{number} of {len(self.corrupt)} samples can't be decoded, the last of them in {self._url(shard)} "
                 f"({reason}): pack the shards again"
             )
 
-    def _place(self, shard: int) -> str:
+    def _url(self, shard: int) -> str:
         return storage.join(self.url, self.manifest.shards[shard].name)
-
-
-def _decode(ending: str, content: memoryview) -> np.ndarray:
-    """H x W x 3 uint8 of a sample; one of _DAMAGES is raised if it is anything else."""
-    if ending == "npy":
-        image = np.load(io.BytesIO(content), allow_pickle=False)
-    else:
-        picture = Image.open(io.BytesIO(content), formats=[Image.registered_extensions()[f".{ending}"]])
-        # To convert what is RGB already is to copy it.
-        image = np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    if image.dtype != np.uint8 or image.shape[2:] != (3,):
-        raise ValueError(f"it is {image.dtype} of {image.shape}")
-    return image
 
 
 def cut(pictures: tuple[np.ndarray, ...], side: int, scale: int, corner: Sequence[float]) -> Iterator[np.ndarray]:
@@ -186,7 +140,6 @@ def cut(pictures: tuple[np.ndarray, ...], side: int, scale: int, corner: Sequenc
     Args:
         pictures: HR, and LR or not.
         side: Of the HR patch.
-        scale: HR pixels per LR pixel.
         corner: (row, column) as shares, in [0, 1), of where it can be.
     """
     height, width, _ = pictures[0].shape
@@ -327,7 +280,6 @@ def open_stream(
 
     Raises:
         ShardError: There are no shards, or they don't fit the recipe.
-        StorageError: The store can't be read.
     """
     manifest = load_manifest(data.shards)
     return Stream(data.shards, manifest, data, scale=scale, seed=seed, rank=rank, world=world, degradation=degradation)

@@ -22,7 +22,6 @@ def tar_urls(source: str) -> list[str]:
 
     Raises:
         PhotoError: There is none.
-        StorageError: The store can't be read.
     """
     if numbers := re.search(r"\{(\d+)\.\.(\d+)\}", source):
         before, after = source[: numbers.start()], source[numbers.end() :]
@@ -47,7 +46,6 @@ def list_tars(urls: list[str]) -> Listing:
 
     Raises:
         PhotoError: One of them is no tar file, or is cut.
-        StorageError: One of them can't be read.
     """
     folders = zip(*(url.split("/")[:-1] for url in urls), strict=False)
     shared = sum(1 for _ in itertools.takewhile(lambda names: len(set(names)) == 1, folders))

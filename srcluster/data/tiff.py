@@ -36,14 +36,7 @@ def is_tiff(encoded: bytes) -> bool:
 
 
 def read_tiff(encoded: bytes, name: str) -> Raster:
-    """Decode a TIFF file of one page.
-
-    Args:
-        encoded: The file's content.
-        name: What to call it in an error.
-
-    Returns:
-        Its pixels, not yet turned as its orientation says.
+    """Decode a TIFF file of one page; its pixels are not yet turned as its orientation says.
 
     Raises:
         PhotoError: Its layout is none that is understood, or it is too large; a damaged file raises anything.

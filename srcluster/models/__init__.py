@@ -25,7 +25,7 @@ def build(spec: Model | Interpolation, scale: int) -> Network:
         case "interpolation":
             return Interpolator(scale, spec.kernel)
         case "srcnn":
-            return SRCNN(scale, spec.kernel_sizes, spec.features, spec.init)
+            return SRCNN(scale, spec)
         case "residual":
             return ResidualNetwork(scale, spec)
         case "msrresnet":

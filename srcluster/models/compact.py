@@ -4,7 +4,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srcluster import recipe
-from srcluster.models.network import Network
+from srcluster.models.network import Network, conv3
 
 
 class Compact(Network):
@@ -16,8 +16,8 @@ class Compact(Network):
         features = spec.features
         layers: list[nn.Module] = []
         for channels in (3, *[features] * spec.convs):
-            layers += [nn.Conv2d(channels, features, 3, padding=1), nn.PReLU(features)]
-        self.body = nn.Sequential(*layers, nn.Conv2d(features, 3 * scale**2, 3, padding=1))
+            layers += [conv3(channels, features), nn.PReLU(features)]
+        self.body = nn.Sequential(*layers, conv3(features, 3 * scale**2))
 
     def forward(self, lr: Tensor) -> Tensor:
         return F.pixel_shuffle(self.body(lr), self.scale) + F.interpolate(lr, scale_factor=self.scale, mode="nearest")

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
 
-from srcluster.recipe.adversarial import Discriminator
+from srcluster.models.network import conv3
+from srcluster.recipe.objective import Discriminator
 
 
 class SRGANDiscriminator(nn.Module):
@@ -18,7 +19,7 @@ class SRGANDiscriminator(nn.Module):
 
     def __init__(self, features: int):
         super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(3, features, 3, padding=1), nn.LeakyReLU(0.2, inplace=True)]
+        layers: list[nn.Module] = [conv3(3, features), nn.LeakyReLU(0.2, inplace=True)]
         channels = [features, features, 2 * features, 2 * features, 4 * features, 4 * features]
         for number, (before, after) in enumerate(pairwise([*channels, 8 * features, 8 * features])):
             stride = 2 if number % 2 == 0 else 1
@@ -49,7 +50,7 @@ class UNetDiscriminator(nn.Module):
             return spectral_norm(nn.Conv2d(before, after, kernel, stride, padding=1, bias=False))
 
         widths = [features, 2 * features, 4 * features, 8 * features]
-        self.head = nn.Conv2d(3, features, 3, padding=1)
+        self.head = conv3(3, features)
         self.down = nn.ModuleList(layer(before, after, 4, 2) for before, after in pairwise(widths))
         self.up = nn.ModuleList(layer(before, after) for before, after in pairwise(widths[::-1]))
         self.tail = nn.Sequential(
@@ -57,7 +58,7 @@ class UNetDiscriminator(nn.Module):
             nn.LeakyReLU(0.2),
             layer(features, features),
             nn.LeakyReLU(0.2),
-            nn.Conv2d(features, 1, 3, padding=1),
+            conv3(features, 1),
         )
 
     def forward(self, images: Tensor) -> Tensor:

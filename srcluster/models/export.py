@@ -30,7 +30,6 @@ def export(network: nn.Module, path: Path, recipe: Recipe | None) -> None:
     is compared with the network before the file is said to be written.
 
     Args:
-        network: On any device; it is written as on a CPU.
         path: Its ending says the format.
         recipe: What makes the network; None where weights alone don't say it.
 

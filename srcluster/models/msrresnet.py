@@ -2,12 +2,11 @@
 
 from math import ceil
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srcluster import recipe
-from srcluster.models.network import Network
+from srcluster.models.network import Network, conv3, init_small
 from srcluster.models.upsamplers import stages
 
 
@@ -19,18 +18,15 @@ class MSRResNet(Network):
         features, factors = spec.features, stages(scale)
         self.scale, self.factors = scale, factors
         self.reach = 1 + 2 * spec.blocks + len(factors) + ceil(2 / scale)
-        self.conv_first = nn.Conv2d(3, features, 3, padding=1)
+        self.conv_first = conv3(3, features)
         self.body = nn.Sequential(*(_Block(features) for _ in range(spec.blocks)))
         for number, factor in enumerate(factors, 1):
-            self.add_module(f"upconv{number}", nn.Conv2d(features, features * factor**2, 3, padding=1))
-        self.conv_hr = nn.Conv2d(features, features, 3, padding=1)
-        self.conv_last = nn.Conv2d(features, 3, 3, padding=1)
-        with torch.no_grad():
-            for layer in self.modules():
-                if isinstance(layer, nn.Conv2d):
-                    nn.init.kaiming_normal_(layer.weight).mul_(0.1)
-                    assert layer.bias is not None
-                    nn.init.zeros_(layer.bias)
+            self.add_module(f"upconv{number}", conv3(features, features * factor**2))
+        self.conv_hr = conv3(features, features)
+        self.conv_last = conv3(features, 3)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                init_small(layer)
 
     def forward(self, lr: Tensor) -> Tensor:
         x = self.body(F.leaky_relu(self.conv_first(lr), 0.1))
@@ -43,7 +39,7 @@ class MSRResNet(Network):
 class _Block(nn.Module):
     def __init__(self, features: int):
         super().__init__()
-        self.conv1, self.conv2 = (nn.Conv2d(features, features, 3, padding=1) for _ in range(2))
+        self.conv1, self.conv2 = (conv3(features, features) for _ in range(2))
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.relu(self.conv1(x)))

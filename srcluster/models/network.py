@@ -1,4 +1,4 @@
-"""What every network here is."""
+"""What every network here is, and what several are made of."""
 
 import torch
 from torch import nn
@@ -16,3 +16,15 @@ class Network(nn.Module):
 def device_of(network: nn.Module) -> torch.device:
     """Where a network computes; on the CPU, if it has no weights."""
     return next((parameter.device for parameter in network.parameters()), torch.device("cpu"))
+
+
+def conv3(before: int, after: int) -> nn.Conv2d:
+    return nn.Conv2d(before, after, 3, padding=1)
+
+
+@torch.no_grad()
+def init_small(conv: nn.Conv2d | nn.ConvTranspose2d) -> None:
+    """A tenth of He et al.'s normal deviation, biases 0: for deep residual networks (Wang et al., ESRGAN, 2018)."""
+    nn.init.kaiming_normal_(conv.weight).mul_(0.1)
+    assert conv.bias is not None
+    nn.init.zeros_(conv.bias)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srcluster import recipe
-from srcluster.models.network import Network
+from srcluster.models.network import Network, conv3, init_small
 from srcluster.models.upsamplers import SubPixel, stages, upsampler
 
 DIV2K_MEAN = (0.4488, 0.4371, 0.4040)
@@ -26,23 +26,16 @@ class ResidualNetwork(Network):
         features, side = spec.features, spec.outer_kernel
         self.head = nn.Sequential(nn.Conv2d(3, features, side, padding=side // 2), *_around(spec))
         self.blocks = nn.Sequential(*(_Block(spec) for _ in range(spec.blocks)))
-        self.join = nn.Sequential(_conv3(features), *_norm(spec)) if spec.long_skip else None
+        self.join = nn.Sequential(conv3(features, features), *_norm(spec)) if spec.long_skip else None
         self.upsampler = upsampler(spec.upsampler, features, scale, lambda: _around(spec))
         self.tail = nn.Conv2d(features, 3, side, padding=side // 2)
         radius = side // 2
         self.reach = radius + 2 * spec.blocks + spec.long_skip + len(stages(scale)) + ceil(radius / scale)
         mean = torch.tensor(DIV2K_MEAN if spec.subtract_mean else (0.0, 0.0, 0.0))
         self.register_buffer("mean", mean.view(1, 3, 1, 1), persistent=False)
-        self._initialise(spec)
-
-    @torch.no_grad()
-    def _initialise(self, spec: recipe.Residual) -> None:
         for layer in self.modules():
             if spec.init == "small" and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.kaiming_normal_(layer.weight)
-                layer.weight.mul_(0.1)
-                assert layer.bias is not None
-                nn.init.zeros_(layer.bias)
+                init_small(layer)
             if spec.icnr and isinstance(layer, SubPixel):
                 layer.as_nearest()
 
@@ -66,9 +59,8 @@ class _Block(nn.Module):
 
     def __init__(self, spec: recipe.Residual):
         super().__init__()
-        self.branch = nn.Sequential(
-            _conv3(spec.features), *_norm(spec), _activation(spec), _conv3(spec.features), *_norm(spec)
-        )
+        first, second = (conv3(spec.features, spec.features) for _ in range(2))
+        self.branch = nn.Sequential(first, *_norm(spec), _activation(spec), second, *_norm(spec))
         self.scale = spec.residual_scale
 
     def forward(self, x: Tensor) -> Tensor:
@@ -98,10 +90,6 @@ class _PReLU(torch.autograd.Function):
         # By channel first: a sum of everything to one number is slow.
         of_slope = (gradient * x.clamp_max(0)).sum((0, 2, 3)).float().sum().view(1)
         return torch.ops.aten.leaky_relu_backward(gradient, x, ctx.slope, False), of_slope
-
-
-def _conv3(features: int) -> nn.Conv2d:
-    return nn.Conv2d(features, features, 3, padding=1)
 
 
 def _norm(spec: recipe.Residual) -> list[nn.Module]:

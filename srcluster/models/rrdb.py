@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srcluster import recipe
-from srcluster.models.network import Network
+from srcluster.models.network import Network, conv3, init_small
 
 _GROWTH = 32
 """Channels that each convolution of a dense block adds; other programs know no other number."""
@@ -20,13 +20,13 @@ class RRDBNet(Network):
         super().__init__()
         features = spec.features
         self.scale, self.multiple, self.stages = scale, spec.unshuffle, int(log2(scale * spec.unshuffle))
-        self.conv_first = _conv3(3 * spec.unshuffle**2, features)
+        self.conv_first = conv3(3 * spec.unshuffle**2, features)
         self.body = nn.Sequential(*(_Block(features) for _ in range(spec.blocks)))
-        self.conv_body = _conv3(features, features)
+        self.conv_body = conv3(features, features)
         for stage in range(self.stages):
-            self.add_module(f"conv_up{stage + 1}", _conv3(features, features))
-        self.conv_hr = _conv3(features, features)
-        self.conv_last = _conv3(features, 3)
+            self.add_module(f"conv_up{stage + 1}", conv3(features, features))
+        self.conv_hr = conv3(features, features)
+        self.conv_last = conv3(features, 3)
 
     def forward(self, lr: Tensor) -> Tensor:
         height, width = (self.scale * side for side in lr.shape[-2:])
@@ -53,12 +53,8 @@ class _DenseBlock(nn.Module):
     def __init__(self, features: int):
         super().__init__()
         for number in range(5):
-            conv = _conv3(features + number * _GROWTH, _GROWTH if number < 4 else features)
-            nn.init.kaiming_normal_(conv.weight)
-            with torch.no_grad():
-                conv.weight.mul_(0.1)
-            assert conv.bias is not None
-            nn.init.zeros_(conv.bias)
+            conv = conv3(features + number * _GROWTH, _GROWTH if number < 4 else features)
+            init_small(conv)
             self.add_module(f"conv{number + 1}", conv)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,10 +62,6 @@ class _DenseBlock(nn.Module):
         for number in range(1, 5):
             seen.append(_lrelu(self.get_submodule(f"conv{number}")(torch.cat(seen, 1))))
         return torch.add(x, self.get_submodule("conv5")(torch.cat(seen, 1)), alpha=0.2)
-
-
-def _conv3(before: int, after: int) -> nn.Conv2d:
-    return nn.Conv2d(before, after, 3, padding=1)
 
 
 def _lrelu(x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from srcluster import recipe
-from srcluster.models.network import Network
+from srcluster.models.network import Network, conv3
 from srcluster.models.residual import DIV2K_MEAN
 
 
@@ -29,7 +29,7 @@ class SPAN(Network):
             self.add_module(f"block_{number}", _Block(features))
         self.conv_cat = nn.Conv2d(4 * features, features, 1)
         self.conv_2 = _Conv3XC(features, features)
-        self.upsampler = nn.Sequential(nn.Conv2d(features, 3 * scale**2, 3, padding=1), nn.PixelShuffle(scale))
+        self.upsampler = nn.Sequential(conv3(features, 3 * scale**2), nn.PixelShuffle(scale))
 
     def forward(self, lr: Tensor) -> Tensor:
         first = x = self.conv_1((lr - self.mean) * 255 if self.normalise else lr)
@@ -64,7 +64,7 @@ class _Conv3XC(nn.Module):
         self.conv = nn.Sequential(
             nn.Conv2d(before, 2 * before, 1), nn.Conv2d(2 * before, 2 * after, 3), nn.Conv2d(2 * after, after, 1)
         )
-        self.eval_conv = nn.Conv2d(before, after, 3, padding=1).requires_grad_(False)
+        self.eval_conv = conv3(before, after).requires_grad_(False)
         self.register_state_dict_pre_hook(_fuse)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -4,7 +4,9 @@ from math import ceil
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from srcluster import recipe
 from srcluster.models.network import Network
 from srcluster.pixels.colour import rgb_to_ycbcr, ycbcr_to_rgb
 from srcluster.pixels.resize import resize
@@ -15,29 +17,18 @@ class SRCNN(Network):
 
     While training, nothing is padded (section 3.3): what comes out is the central part of HR that no border reaches,
     and an objective compares that part. This also spares a third of the arithmetic of a 64-pixel patch.
-
-    Args:
-        scale: HR pixels per LR pixel.
-        kernel_sizes: Sides of the three filters: 9-1-5 or 9-5-5 in the paper.
-        features: Channels after the first and the second convolution; 64 and 32 in the paper.
-        init: `paper`: Gaussian of deviation 0.001, biases 0 (section 4.1). `he`: He et al., 2015. `identity`: `he`,
-            but for one path that hands the luma through unchanged, and all else into the last layer 0, so that the
-            network begins as the bicubic interpolation itself.
     """
 
-    def __init__(self, scale: int, kernel_sizes: tuple[int, int, int], features: tuple[int, int], init: str):
+    def __init__(self, scale: int, spec: recipe.SRCNN):
         super().__init__()
-        self.scale = scale
-        channels = [1, *features, 1]
+        self.scale, self.radius = scale, sum(size // 2 for size in spec.kernel_sizes)
+        self.reach = 2 + ceil(self.radius / scale)
+        channels = [1, *spec.features, 1]
         self.conv1, self.conv2, self.conv3 = (
             nn.Conv2d(before, after, size)
-            for before, after, size in zip(channels, channels[1:], kernel_sizes, strict=False)
+            for before, after, size in zip(channels, channels[1:], spec.kernel_sizes, strict=False)
         )
-        # As in the authors' test code the border is repeated outwards, but once, on the one plane that goes in.
-        radius = sum(size // 2 for size in kernel_sizes)
-        self.border = nn.ReplicationPad2d(radius)
-        self.reach = 2 + ceil(radius / scale)
-        self._initialise(init)
+        self._initialise(spec.init)
 
     @torch.no_grad()
     def _initialise(self, init: str) -> None:
@@ -59,9 +50,9 @@ class SRCNN(Network):
     def forward(self, lr: Tensor) -> Tensor:
         y, cb, cr = rgb_to_ycbcr(*resize(lr, self.scale).split(1, dim=1))
         if self.training:
-            edge = self.border.padding[0]
-            cb, cr = (plane[..., edge:-edge, edge:-edge] for plane in (cb, cr))
+            cb, cr = (F.pad(plane, (-self.radius,) * 4) for plane in (cb, cr))
         else:
-            y = self.border(y)
+            # As in the authors' test code the border is repeated outwards, but once, on the one plane that goes in.
+            y = F.pad(y, (self.radius,) * 4, mode="replicate")
         y = self.conv3(self.conv2(self.conv1(y).relu_()).relu_())
         return torch.cat(ycbcr_to_rgb(y, cb, cr), dim=1)

@@ -48,7 +48,7 @@ def restore(network: Network, lr: np.ndarray, memory_bytes: float | None = None)
     """One LR picture through a network.
 
     Args:
-        network: In eval mode; of any number of channels.
+        network: In eval mode.
         lr: h x w x C, uint8 or uint16.
         memory_bytes: What the network may take besides the result; by default `memory_at_hand`.
 
@@ -60,7 +60,7 @@ def restore(network: Network, lr: np.ndarray, memory_bytes: float | None = None)
 
 @torch.inference_mode()
 def bands(
-    network: Network, lr: np.ndarray, side: int, tell: Callable[[float], None] = lambda done: None
+    network: Network, lr: np.ndarray, side: int, on_tile: Callable[[float], None] = lambda done: None
 ) -> Iterator[np.ndarray]:
     """What `restore` gives, from top to bottom, a row of tiles at a time.
 
@@ -68,7 +68,7 @@ def bands(
         network: In eval mode.
         lr: h x w x C, uint8 or uint16.
         side: Largest side of a tile in LR pixels, without its overlap.
-        tell: Is told after each tile which part of the picture is done.
+        on_tile: Called after each tile with the share of the picture that is done.
     """
     height, width, _ = lr.shape
     largest = np.iinfo(lr.dtype).max
@@ -82,7 +82,7 @@ def bands(
             )
             sr = tile[..., down, right].clamp(0, 1).mul(largest).add(0.5).floor()
             band.append(sr[0].permute(1, 2, 0).cpu().numpy().astype(lr.dtype))
-            tell((i + (j + 1) / len(columns)) / len(rows))
+            on_tile((i + (j + 1) / len(columns)) / len(rows))
         yield np.concatenate(band, axis=1)
 
 
@@ -91,9 +91,8 @@ def tile_side(network: Network, channels: int = 3, memory_bytes: float | None = 
 
     Args:
         network: It is tried on a small picture.
-        channels: Of the picture.
         memory_bytes: What it may take; by default `memory_at_hand`.
-        picture: Its longest side in LR pixels; one that fits needs no overlap.
+        picture: The longest side of the picture in LR pixels; one that fits needs no overlap.
     """
     if memory_bytes is None:
         memory_bytes = memory_at_hand(network)

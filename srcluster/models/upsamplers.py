@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from srcluster.models.network import conv3
+
 
 def stages(scale: int) -> tuple[int, ...]:
     """What the stages of a scale enlarge by."""
@@ -21,8 +23,6 @@ def upsampler(kind: str, features: int, scale: int, follow: Callable[[], list[nn
             Super-Resolution", 2016); `deconv3`, `deconv4`: transposed convolution of that side, which overlap unevenly
             and evenly (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016); `nearest_conv`: nearest
             neighbour, then a convolution 3x3 (the same).
-        features: Channels.
-        scale: 2, 3, 4 or 8.
         follow: Makes what follows each stage.
     """
     return nn.Sequential(*(layer for factor in stages(scale) for layer in (*_stage(kind, features, factor), *follow())))
@@ -38,7 +38,7 @@ def _stage(kind: str, features: int, factor: int) -> list[nn.Module]:
             extra = factor + 2 * padding - size
             return [nn.ConvTranspose2d(features, features, size, factor, padding, output_padding=extra)]
         case "nearest_conv":
-            return [nn.UpsamplingNearest2d(scale_factor=factor), nn.Conv2d(features, features, 3, padding=1)]
+            return [nn.UpsamplingNearest2d(scale_factor=factor), conv3(features, features)]
     raise AssertionError(kind)
 
 

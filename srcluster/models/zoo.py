@@ -9,11 +9,7 @@ from srcluster.models.network import Network
 
 
 class ZooNetwork(Network):
-    """A network of spandrel's; what it can't take the size of is padded, as spandrel does.
-
-    Args:
-        found: An ImageModelDescriptor of spandrel's.
-    """
+    """The network of spandrel's ImageModelDescriptor; what it can't take the size of is padded, as spandrel does."""
 
     def __init__(self, found):
         super().__init__()

@@ -9,8 +9,7 @@ from srcluster.errors import UserError
 from srcluster.objectives.pixel import PixelObjective, total_variation
 from srcluster.objectives.vgg import Perceptual
 from srcluster.objectives.weights import read
-from srcluster.recipe.adversarial import Adversarial
-from srcluster.recipe.objective import ImportedObjective, Objective, Single, Sum
+from srcluster.recipe.objective import Adversarial, ImportedObjective, Objective, Single, Sum
 
 __all__ = ["build", "resolve", "terms"]
 
@@ -19,12 +18,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def build(spec: Single, device: torch.device, dtype: torch.dtype) -> Loss:
-    """A function of SR and HR, B x 3 x H x W float32 in [0, 1], that gives the loss, a scalar.
-
-    Args:
-        spec: What it is.
-        device: Where SR and HR are.
-        dtype: Of the forward and backward passes.
+    """A function of SR and HR, B x 3 x H x W float32 in [0, 1] on the device, that gives the loss, a scalar.
 
     Raises:
         UserError: Weights that it needs can't be had: `resolve` finds that out before.
@@ -42,10 +36,7 @@ def build(spec: Single, device: torch.device, dtype: torch.dtype) -> Loss:
 
 
 def terms(spec: Objective, device: torch.device, dtype: torch.dtype) -> dict[str, tuple[float, Loss]]:
-    """The weight and the function of each term of a `sum`, but an adversarial one; of another objective, of all of it.
-
-    Arguments and errors are those of `build`.
-    """
+    """Weight and function of each term of a `sum`, but an adversarial one; of another objective, of all of it."""
     if spec.kind != "sum":
         return {spec.kind: (1.0, build(spec, device, dtype))}
     return {
@@ -55,7 +46,7 @@ def terms(spec: Objective, device: torch.device, dtype: torch.dtype) -> dict[str
     }
 
 
-def _imported(spec: ImportedObjective, device: torch.device) -> Callable[[Tensor, Tensor], Tensor]:
+def _imported(spec: ImportedObjective, device: torch.device) -> Loss:
     objective = spec.call()
     if isinstance(objective, nn.Module):
         objective = objective.to(device).requires_grad_(False)
@@ -86,9 +77,7 @@ def resolve(spec: Objective | Adversarial) -> Objective | Adversarial:
         case "import":
             build(spec, torch.device("cpu"), torch.float32)(*torch.rand(2, 1, 3, 32, 32))
         case "sum":
-            terms = {
-                name: term.model_copy(update={"objective": resolve(term.objective)})
-                for name, term in spec.terms.items()
-            }
+            resolved = {name: resolve(term.objective) for name, term in spec.terms.items()}
+            terms = {name: spec.terms[name].model_copy(update={"objective": resolved[name]}) for name in resolved}
             return Sum(kind="sum", terms=terms)
     return spec

@@ -40,8 +40,6 @@ class LPIPS(nn.Module):
 
     Raises:
         WeightsError: The weights or the heads are missing, or are not what they should be.
-        StorageError: They can't be read.
-        CacheError: The cache can't be written.
     """
 
     def __init__(self, weights: str = "auto", normalization: str = "auto"):

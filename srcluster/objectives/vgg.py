@@ -35,7 +35,6 @@ class VGGFeatures(nn.Module):
     """VGG16 or VGG19 up to the deepest of some layers, frozen.
 
     Args:
-        network: `vgg16` or `vgg19`.
         layers: Names of VGG_LAYERS: what it gives.
         tensors: Its weights, as `weights.read` gives them.
         normalization: Of the input that they were trained with: `torchvision` or `caffe`.
@@ -91,15 +90,8 @@ class VGGFeatures(nn.Module):
 class Perceptual:
     """The weighted sum, over layers of VGG16 or VGG19, of the distance between its features of SR and of HR.
 
-    Where SR is smaller than HR, it is that of SR and the central part of HR.
-
-    Args:
-        spec: The layers, the distance and the weights.
-        device: Where it computes.
-        dtype: What the network computes in; distances are float32.
-
-    Raises:
-        UserError: The weights can't be had, or are not the network's: see `weights.read`.
+    Where SR is smaller than HR, it is that of SR and the central part of HR. The network computes in `dtype`, and
+    distances are float32.
     """
 
     def __init__(self, spec: VGG, device: torch.device, dtype: torch.dtype):
@@ -132,8 +124,6 @@ def distance(kind: str, a: Tensor, b: Tensor) -> Tensor:
             half of the square that Zhang et al. (LPIPS, 2018, equation 1) take of the difference of unit vectors.
             `gram`: the squared Frobenius norm of the difference of G = F F^T / CHW, where F is the map as C x HW
             (Johnson et al., equations 3 and 4): place does not count.
-        a: Features of SR.
-        b: Features of HR.
     """
     match kind:
         case "mse":

@@ -37,7 +37,6 @@ def read(spec: VGG, or_less: bool = False) -> tuple[VGG, dict[str, Tensor]]:
     names, or else in ~/.cache/srcluster.
 
     Args:
-        spec: Which weights, and the layers that they are for.
         or_less: Leave out those layers that the file ends before, if it reaches any.
 
     Returns:
@@ -48,11 +47,12 @@ def read(spec: VGG, or_less: bool = False) -> tuple[VGG, dict[str, Tensor]]:
     Raises:
         WeightsError: There is no such file, it is not the one that its SHA-256 says, it does not reach the layer, is
             not of its network, does not say which input it wants, or wants another.
-        StorageError: It can't be read.
-        CacheError: The cache can't be written.
     """
-    url = _find(spec.network) if spec.weights == "auto" else spec.weights
     file, digits = _TORCHVISION[spec.network]
+    url, named = spec.weights, os.environ.get("SRCLUSTER_WEIGHTS", "")
+    if url == "auto":
+        or_else = ", or name a file of your own by objective.weights (evaluate's --lpips)"
+        url = named if Path(named).is_file() else find(file, spec.network, or_else=or_else)
     sha256 = spec.sha256 or (digits if url.rpartition("/")[2] == file else None)
     content = content_of(url, sha256, spec.network)
     sha256 = hashlib.sha256(content).hexdigest()
@@ -70,7 +70,9 @@ def read(spec: VGG, or_less: bool = False) -> tuple[VGG, dict[str, Tensor]]:
         indices = {name: index for name, index, _ in convolutions(spec.network)}
         there = {name for name in layers if f"features.{indices[name.replace('relu', 'conv')]}.weight" in tensors}
         layers = {name: weight for name, weight in layers.items() if name in there} or layers
-    said = {"layers": layers, "weights": _absolute(url), "normalization": normalization, "sha256": sha256}
+    path = Path(url).expanduser()
+    weights = str(path.resolve()) if path.is_file() else url
+    said = {"layers": layers, "weights": weights, "normalization": normalization, "sha256": sha256}
     return spec.model_copy(update=said), _checked(tensors, url, layers, spec.network)
 
 
@@ -91,61 +93,38 @@ def convolutions(network: str = "vgg16") -> Iterator[tuple[str, int, tuple[int, 
             channels = out
 
 
-def _find(network: str) -> str:
-    """The file that `auto` means."""
-    named = os.environ.get("SRCLUSTER_WEIGHTS", "")
-    if Path(named).is_file():
-        return named
-    return find(
-        _TORCHVISION[network][0],
-        network,
-        or_else=", or name a file of your own by objective.weights (evaluate's --lpips)",
-    )
-
-
 def find(file: str, fetched: str, *, beside: str = "", or_else: str = "") -> str:
     """The URL of a file that `srcluster.fetch` left in SRCLUSTER_WEIGHTS, SRCLUSTER_DATA or SRCLUSTER_STORAGE/weights.
 
     Args:
-        file: Its name.
         fetched: What `srcluster.fetch` calls it.
         beside: A file in whose folder it may be as well.
         or_else: What else there is to do about it, in an error.
 
     Raises:
         WeightsError: It is in none of them.
-        StorageError: They can't be reached.
     """
-    named, data, home = (os.environ.get(f"SRCLUSTER_{name}") for name in ("WEIGHTS", "DATA", "STORAGE"))
-    folders = (named, data, home and storage.join(home, "weights"), beside.rpartition("/")[0])
+    named, data, runs = (os.environ.get(f"SRCLUSTER_{name}") for name in ("WEIGHTS", "DATA", "STORAGE"))
+    folders = (named, data, runs and storage.join(runs, "weights"), beside.rpartition("/")[0])
     # Each once.
-    places = list(dict.fromkeys(storage.join(folder, file) for folder in folders if folder))
-    for place in places:
-        if storage.exists(place):
-            return place
+    urls = list(dict.fromkeys(storage.join(folder, file) for folder in folders if folder))
+    for url in urls:
+        if storage.exists(url):
+            return url
     raise WeightsError(
-        f"there is no {' nor '.join(places) or file}: {_FETCH.format(fetched)} and name DIR by SRCLUSTER_WEIGHTS"
-        + or_else
+        f"there is no {' nor '.join(urls) or file}: {_FETCH.format(fetched)} and name DIR by SRCLUSTER_WEIGHTS{or_else}"
     )
-
-
-def _absolute(url: str) -> str:
-    path = Path(url).expanduser()
-    return str(path.resolve()) if path.is_file() else url
 
 
 def content_of(url: str, sha256: str | None, fetched: str) -> bytes:
     """The file, from here or through the node's cache.
 
     Args:
-        url: Where it is.
         sha256: Of the file, or its first digits, if it is to be checked.
         fetched: What `srcluster.fetch` calls it.
 
     Raises:
         WeightsError: It is another file.
-        StorageError: It can't be read.
-        CacheError: The cache can't be written.
     """
 
     def fetch() -> bytes:
@@ -155,8 +134,8 @@ def content_of(url: str, sha256: str | None, fetched: str) -> bytes:
             raise WeightsError(f"{url} has SHA-256 {found}, and should have {sha256}: fetch it again, or name another")
         return content
 
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
-    cache = cache_for(url, otherwise=home / "srcluster")
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    cache = cache_for(url, otherwise=folder / "srcluster")
     if cache is None:
         return fetch()
     if sha256 and len(sha256) == 64:
@@ -177,13 +156,7 @@ def _from_web(url: str, fetched: str) -> bytes:
 
 
 def parse(content: bytes, url: str, fetched: str) -> Mapping[str, Tensor]:
-    """The tensors of a file of either format; no code that it may hold is run.
-
-    Args:
-        content: The file.
-        url: Where it was.
-        fetched: What `srcluster.fetch` calls it.
-    """
+    """The tensors of the content of a file of either format; no code that it may hold is run."""
     try:
         if url.endswith(".safetensors"):
             return safetensors.torch.load(content)

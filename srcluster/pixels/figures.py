@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 Box = tuple[int, int, int, int]
 """A region of an image in pixels: left, top, width, height."""
@@ -28,27 +28,26 @@ def comparison(panels: Sequence[tuple[str, np.ndarray]], box: Box | None = None)
     The detail shows true pixels, magnified by a whole number. The whole image is scaled to the column's width.
 
     Args:
-        panels: label and image (H,W,3 uint8, or H,W uint8 where it is grey) of each column, all of one size. A
+        panels: Label and image (H x W x 3 uint8, or H x W uint8 where it is grey) of each column, all of one size. A
             label may have several lines.
-        box: the detail, marked by a frame in the image above; without one, the images stand alone.
+        box: The detail, marked by a frame in the image above; without one, the images stand alone.
 
     Raises:
-        ValueError: no panel, images of different sizes, or a box that is not inside them.
+        ValueError: No panel, images of different sizes, or a box that is not inside them.
     """
     sizes = {image.shape[:2] for _, image in panels}
     if len(sizes) != 1:
         raise ValueError(f"a comparison needs images of one size, not of {sorted(sizes)}")
     ((height, width),) = sizes
+    widest_px = min(width, COLUMN_PX)
     if box is not None:
-        left, top, box_width, box_height = box
-        if not (0 <= left < left + box_width <= width and 0 <= top < top + box_height <= height):
+        left, top, widest_px, box_height = box
+        if not (0 <= left < left + widest_px <= width and 0 <= top < top + box_height <= height):
             raise ValueError(f"box {box} is not inside an image of {width} x {height}")
-        column_px = max(1, round(COLUMN_PX / box_width)) * box_width
-    else:
-        column_px = max(1, round(COLUMN_PX / width)) * width if width < COLUMN_PX else COLUMN_PX
+    column_px = max(1, round(COLUMN_PX / widest_px)) * widest_px
     columns = [_column(Image.fromarray(image).convert("RGB"), box, column_px) for _, image in panels]
     labels = [_label(text, column_px) for text, _ in panels]
-    return _stack([_row(labels, bottom=True), _row(columns)], GAP_PX // 2, margin=GAP_PX)
+    return ImageOps.expand(_stack([_row(labels, bottom=True), _row(columns)], GAP_PX // 2), GAP_PX, PAPER)
 
 
 def detail_box(original: np.ndarray, scale: int = 4, versions: Sequence[np.ndarray] = ()) -> Box:
@@ -57,10 +56,9 @@ def detail_box(original: np.ndarray, scale: int = 4, versions: Sequence[np.ndarr
     It is where its versions differ most, if there are several, and else where downscaling by `scale` loses most.
 
     Args:
-        original: H,W,3 or H,W uint8, with at least `scale` pixels each way.
-        scale: the box begins and ends at multiples of it, so that each pixel of the low-resolution image is in
-            it as a whole, or not at all.
-        versions: of the same size.
+        original: H x W x 3 or H x W uint8, with at least `scale` pixels each way.
+        scale: The box begins and ends at multiples of it, so that it holds whole pixels of the low-resolution image.
+        versions: Of the same size.
 
     Returns:
         At most 72 pixels wide and 54 high, away from the border where the image is large enough.
@@ -85,19 +83,15 @@ def detail_box(original: np.ndarray, scale: int = 4, versions: Sequence[np.ndarr
 
 
 def grid(rows: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """One page of comparisons, one below the other, each under its title.
-
-    Raises:
-        ValueError: no row.
-    """
+    """One page of comparisons, one below the other, each under its title; ValueError without any."""
     if not rows:
         raise ValueError("a page needs at least one comparison")
     width = max(picture.width for _, picture in rows)
     parts = []
     for title, picture in rows:
         line = Image.new("RGB", (width, TITLE_PX + 2 * GAP_PX), PAPER)
-        draw = ImageDraw.Draw(line)
-        draw.text((GAP_PX, line.height), title, INK, ImageFont.load_default(TITLE_PX), anchor="ld")
+        position = (GAP_PX, line.height)
+        ImageDraw.Draw(line).text(position, title, INK, ImageFont.load_default(TITLE_PX), anchor="ld")
         parts += [line, picture]
     return _stack(parts, 0)
 
@@ -108,22 +102,22 @@ def _column(image: Image.Image, box: Box | None, column_px: int) -> Image.Image:
     ratio = min(column_px / image.width, 1.5 * column_px / image.height)
     size = (max(1, round(image.width * ratio)), max(1, round(image.height * ratio)))
     whole = image.resize(size, Image.Resampling.NEAREST if ratio.is_integer() else Image.Resampling.LANCZOS)
-    if box is None:
-        return _centred(whole, column_px)
-    left, top, width, height = box
-    corners = [left * ratio, top * ratio, (left + width) * ratio, (top + height) * ratio]
-    _frame(whole, [round(corner) for corner in corners])
-    factor = column_px // width
-    detail = image.crop((left, top, left + width, top + height))
-    detail = detail.resize((width * factor, height * factor), Image.Resampling.NEAREST)
-    return _stack([_centred(whole, column_px), detail], GAP_PX // 2)
-
-
-def _frame(picture: Image.Image, corners: list[int]) -> None:
-    """Draw a frame around a region, just outside it."""
-    left, top, right, bottom = corners
-    around = (left - FRAME_PX, top - FRAME_PX, right + FRAME_PX - 1, bottom + FRAME_PX - 1)
-    ImageDraw.Draw(picture).rectangle(around, outline=FRAME, width=FRAME_PX)
+    parts = []
+    if box is not None:
+        left, top, width, height = box
+        detail = image.crop((left, top, left + width, top + height))
+        factor = column_px // width
+        parts.append(detail.resize((width * factor, height * factor), Image.Resampling.NEAREST))
+        start, stop = (
+            (round(left * ratio), round(top * ratio)),
+            (round((left + width) * ratio), round((top + height) * ratio)),
+        )
+        # The frame is just outside the detail.
+        around = [*(edge - FRAME_PX for edge in start), *(edge + FRAME_PX - 1 for edge in stop)]
+        ImageDraw.Draw(whole).rectangle(around, outline=FRAME, width=FRAME_PX)
+    free_px = column_px - whole.width
+    whole = ImageOps.expand(whole, (free_px // 2, 0, free_px - free_px // 2, 0), PAPER)
+    return _stack([whole, *parts], GAP_PX // 2)
 
 
 def _label(text: str, width_px: int) -> Image.Image:
@@ -140,17 +134,9 @@ def _label(text: str, width_px: int) -> Image.Image:
             line = longer
         lines.append(line)
     label = Image.new("RGB", (width_px, (FONT_PX + 5) * len(lines)), PAPER)
-    place = (width_px / 2, label.height - FONT_PX // 3)
-    ImageDraw.Draw(label).multiline_text(place, "\n".join(lines), INK, font, anchor="md", align="center")
+    position = (width_px / 2, label.height - FONT_PX // 3)
+    ImageDraw.Draw(label).multiline_text(position, "\n".join(lines), INK, font, anchor="md", align="center")
     return label
-
-
-def _centred(picture: Image.Image, width_px: int) -> Image.Image:
-    if picture.width == width_px:
-        return picture
-    page = Image.new("RGB", (width_px, picture.height), PAPER)
-    page.paste(picture, ((width_px - picture.width) // 2, 0))
-    return page
 
 
 def _row(pictures: Sequence[Image.Image], *, bottom: bool = False) -> Image.Image:
@@ -163,11 +149,11 @@ def _row(pictures: Sequence[Image.Image], *, bottom: bool = False) -> Image.Imag
     return page
 
 
-def _stack(pictures: Sequence[Image.Image], gap_px: int, *, margin: int = 0) -> Image.Image:
-    width = max(picture.width for picture in pictures) + 2 * margin
-    height = sum(picture.height for picture in pictures) + gap_px * (len(pictures) - 1) + 2 * margin
-    page, y = Image.new("RGB", (width, height), PAPER), margin
+def _stack(pictures: Sequence[Image.Image], gap_px: int) -> Image.Image:
+    width = max(picture.width for picture in pictures)
+    height = sum(picture.height for picture in pictures) + gap_px * (len(pictures) - 1)
+    page, y = Image.new("RGB", (width, height), PAPER), 0
     for picture in pictures:
-        page.paste(picture, (margin, y))
+        page.paste(picture, (0, y))
         y += picture.height + gap_px
     return page

@@ -4,6 +4,7 @@ ITU-T T.81, annexes A and K. Entropy coding is left out, since it loses nothing.
 """
 
 import math
+from functools import cache
 
 import numpy as np
 import torch
@@ -37,32 +38,36 @@ _DCT = torch.tensor(
 
 
 def jpeg(image: Tensor, quality: int) -> Tensor:
-    """An image compressed and decompressed.
-
-    Args:
-        image: 3 x H x W in [0, 1].
-        quality: libjpeg's, from 1 to 100.
-
-    Returns:
-        The same shape, of 256 levels.
-    """
+    """An image, 3 x H x W in [0, 1], compressed by libjpeg's quality, 1 to 100, and decompressed to 256 levels."""
     height, width = image.shape[-2:]
-    to_ycbcr = _TO_YCBCR.to(image.device)
-    pixels = to_uint8(image).float()
-    ycbcr = torch.einsum("ij,jhw->ihw", to_ycbcr, pixels)[None]
+    to_ycbcr, to_rgb, dct = _constants(image.device)
+    grey_steps, colour_steps = _steps(quality, image.device)
+    ycbcr = torch.einsum("ij,jhw->ihw", to_ycbcr, to_uint8(image).float())[None]
     ycbcr = F.pad(ycbcr, (0, -width % 16, 0, -height % 16), mode="replicate")[0]
-    luma = _quantised(ycbcr[:1].round() - 128, 0, quality)
-    chroma = _quantised(F.avg_pool2d(ycbcr[1:].round(), 2).round(), 1, quality)
+    luma = _quantised(ycbcr[:1].round() - 128, grey_steps, dct)
+    chroma = _quantised(F.avg_pool2d(ycbcr[1:].round(), 2).round(), colour_steps, dct)
     chroma = F.interpolate(chroma[None], scale_factor=2, mode="bilinear")[0]
-    rgb = torch.einsum("ij,jhw->ihw", _TO_RGB.to(image.device), torch.cat([luma + 128, chroma]))
+    rgb = torch.einsum("ij,jhw->ihw", to_rgb, torch.cat([luma + 128, chroma]))
     return rgb[:, :height, :width].round().clamp(0, 255) / 255
 
 
-def _quantised(planes: Tensor, table: int, quality: int) -> Tensor:
-    """Planes C x H x W, centred on 0, with each block's frequencies rounded to multiples of a table's steps."""
+# Each copy to a GPU makes the CPU wait for it.
+@cache
+@torch.inference_mode(False)
+def _constants(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    return _TO_YCBCR.to(device), _TO_RGB.to(device), _DCT.to(device)
+
+
+@cache
+@torch.inference_mode(False)
+def _steps(quality: int, device: torch.device) -> Tensor:
+    """Of the frequencies of luma and of chroma: 2 x 8 x 8."""
     percent = 5000 // quality if quality < 50 else 200 - 2 * quality
-    steps = ((_TABLES[table] * percent + 50) / 100).floor().clamp(1, 255).to(planes.device)
-    dct = _DCT.to(planes.device)
+    return ((_TABLES * percent + 50) / 100).floor().clamp(1, 255).to(device)
+
+
+def _quantised(planes: Tensor, steps: Tensor, dct: Tensor) -> Tensor:
+    """Planes C x H x W, centred on 0, with each block's frequencies rounded to multiples of their steps."""
     channels, height, width = planes.shape
     blocks = planes.reshape(channels, height // 8, 8, width // 8, 8).transpose(2, 3)
     blocks = dct.T @ ((dct @ blocks @ dct.T / steps).round() * steps) @ dct

@@ -40,7 +40,7 @@ def resize_matrix(length: int, scale: Fraction, kernel: Kernel = "bicubic") -> n
     Args:
         length: Pixels of the input axis.
         scale: Output pixels per input pixel; 4 enlarges four times, Fraction(1, 4) shrinks.
-        kernel: The interpolation; stretched by 1 / scale when shrinking, except for nearest.
+        kernel: Stretched by 1 / scale when shrinking, except for nearest.
 
     Returns:
         float64, ceil(length * scale) x length, read-only; each row sums to 1.
@@ -62,16 +62,10 @@ def resize_matrix(length: int, scale: Fraction, kernel: Kernel = "bicubic") -> n
 
 
 def imresize(image: np.ndarray, scale: Fraction | int, kernel: Kernel = "bicubic") -> np.ndarray:
-    """Resize an image as MATLAB does.
+    """Resize an image, H x W or H x W x C, as MATLAB does: to ceil(H * scale) x ceil(W * scale) (x C).
 
-    Args:
-        image: H x W or H x W x C; uint8, or floating point of any range.
-        scale: Output pixels per input pixel.
-        kernel: The interpolation.
-
-    Returns:
-        ceil(H * scale) x ceil(W * scale) (x C). uint8 in, uint8 out, rounded half up as im2uint8 does, once, after
-        both axes; floating point in, float64 out.
+    uint8 in, uint8 out, rounded half up as im2uint8 does, once, after both axes; floating point of any range in,
+    float64 out.
     """
     scale = Fraction(scale)
     rows, columns = (resize_matrix(length, scale, kernel) for length in image.shape[:2])
@@ -82,7 +76,9 @@ def imresize(image: np.ndarray, scale: Fraction | int, kernel: Kernel = "bicubic
     return resized
 
 
+# One that is made in inference mode could not be used in training.
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)
 def _matrix_tensor(length: int, scale: Fraction, kernel: Kernel, dtype: torch.dtype, device: torch.device) -> Tensor:
     return torch.tensor(resize_matrix(length, scale, kernel), dtype=dtype, device=device)
 

@@ -4,8 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, field_validator, model_validator
 
-from srcluster.recipe.adversarial import Adversarial
 from srcluster.recipe.imported import Imported
+from srcluster.recipe.optimizer import Adam, Optimizer
 from srcluster.recipe.validation import Part, kind_or
 from srcluster.recipe.yaml_files import did_you_mean
 
@@ -73,6 +73,30 @@ class TotalVariation(Part):
 
 class ImportedObjective(Imported):
     """A loss of a person's own: what its call gives takes SR and HR, B x 3 x H x W float32, and gives a scalar."""
+
+
+class Discriminator(Part):
+    """`srcluster.models.discriminators`."""
+
+    kind: Literal["srgan", "unet"] = "srgan"
+    features: int = Field(64, ge=1)
+    """Channels of the first layer; deeper ones have multiples."""
+
+
+class Adversarial(Part):
+    """How little a discriminator takes SR for an original: a term of a `sum`.
+
+    The discriminator learns in every step after the generator, on the same patches.
+    """
+
+    kind: Literal["adversarial"]
+    discriminator: Discriminator = Discriminator()
+    loss: Literal["vanilla", "relativistic", "hinge", "least_squares"] = "vanilla"
+    """`srcluster.objectives.adversarial`."""
+    optimizer: Optimizer = Adam()
+    """Of the discriminator; its learning rate follows the recipe's schedule."""
+    warmup_steps: int = Field(0, ge=0)
+    """First steps in which the discriminator learns and the generator does not hear of it."""
 
 
 Single = (

@@ -6,14 +6,13 @@ Super-Resolution" (BSRGAN, ICCV 2021).
 """
 
 from collections.abc import Mapping
-from importlib import resources
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
 from srcluster.recipe.imported import Imported
 from srcluster.recipe.validation import Part
-from srcluster.recipe.yaml_files import did_you_mean, read_yaml
+from srcluster.recipe.yaml_files import did_you_mean, read_file, read_yaml, shipped_files
 
 
 def _ordered(bounds: tuple[Any, Any]) -> tuple[Any, Any]:
@@ -151,16 +150,9 @@ class Pipeline(Part):
         if not isinstance(values, Mapping) or "preset" not in values:
             return values
         values = dict(values)
-        name, names = str(values.pop("preset")), presets()
+        name, files = str(values.pop("preset")), shipped_files("degradations")
         if "steps" in values:
             raise ValueError("give either preset or steps")
-        if name not in names:
-            raise ValueError(f"there is no preset {name!r}{did_you_mean(name, names)}; there are {', '.join(names)}")
-        file = resources.files("srcluster") / "recipes" / "degradations" / f"{name}.yaml"
-        return values | {"steps": read_yaml(file.read_text(), f"{name}.yaml")}
-
-
-def presets() -> list[str]:
-    """Names of the degradations that come with the package."""
-    folder = resources.files("srcluster") / "recipes" / "degradations"
-    return sorted(file.name.removesuffix(".yaml") for file in folder.iterdir() if file.name.endswith(".yaml"))
+        if name not in files:
+            raise ValueError(f"there is no preset {name!r}{did_you_mean(name, files)}; there are {', '.join(files)}")
+        return values | {"steps": read_yaml(read_file(files[name]), files[name].name)}

@@ -10,7 +10,6 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +24,7 @@ from srcluster.recipe.objective import Objective, Pixel
 from srcluster.recipe.optimizer import Adam, Optimizer, Schedule
 from srcluster.recipe.start import Start
 from srcluster.recipe.validation import Part, explain
-from srcluster.recipe.yaml_files import did_you_mean, read_file, read_mapping, read_yaml
+from srcluster.recipe.yaml_files import did_you_mean, read_file, read_mapping, read_yaml, shipped_files
 
 
 class RecipeError(UserError):
@@ -119,11 +118,7 @@ class Recipe(Part):
 
 def shipped() -> list[str]:
     """Names of the recipes that come with the package."""
-    return sorted(
-        entry.name.removesuffix(".yaml")
-        for entry in (resources.files("srcluster") / "recipes").iterdir()
-        if entry.name.endswith(".yaml")
-    )
+    return list(shipped_files())
 
 
 def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
@@ -136,16 +131,11 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
     Raises:
         RecipeError: There is none of that name, or it or an override is not understood.
     """
-    names = shipped()
-    path = Path(name)
-    if name in names:
-        text = (resources.files("srcluster") / "recipes" / f"{name}.yaml").read_text()
-        path = Path(f"{name}.yaml")
-    elif path.is_file():
-        text = read_file(path)
-    else:
-        raise RecipeError(f"there is no recipe {name!r}{did_you_mean(name, names)}; shipped are {', '.join(names)}")
-    values = read_mapping(text, str(path), "steps:, model: and so on")
+    files = shipped_files()
+    path = files.get(name, Path(name))
+    if not path.is_file():
+        raise RecipeError(f"there is no recipe {name!r}{did_you_mean(name, files)}; shipped are {', '.join(files)}")
+    values = read_mapping(read_file(path), str(path), "steps:, model: and so on")
     return recipe_from({"name": path.stem, **values}, parse_overrides(overrides))
 
 

@@ -58,7 +58,8 @@ def _walk(place: tuple[str | int, ...], root: type[BaseModel]) -> tuple[list[str
     path, models, inside = [], [root], [root]
     for key in map(str, place):
         models = inside
-        chosen = [one for one in models if "kind" in one.model_fields and key in _kinds(one)]
+        kinds = {one: get_args(one.model_fields["kind"].annotation) for one in models if "kind" in one.model_fields}
+        chosen = [one for one in kinds if key in kinds[one]]
         if chosen:
             inside = chosen
             continue
@@ -66,10 +67,6 @@ def _walk(place: tuple[str | int, ...], root: type[BaseModel]) -> tuple[list[str
         fields = [one.model_fields[key].annotation for one in models if key in one.model_fields]
         inside = [part for annotation in fields for part in _models(annotation)] or models
     return path, models
-
-
-def _kinds(model: type[BaseModel]) -> tuple[Any, ...]:
-    return get_args(model.model_fields["kind"].annotation)
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

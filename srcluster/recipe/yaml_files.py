@@ -99,6 +99,12 @@ def read_file(path: Path) -> str:
         raise UserError(f"{path} can't be read: {error.strerror}") from error
 
 
+def shipped_files(folder: str = "") -> dict[str, Path]:
+    """The YAML files of `srcluster/recipes`, or of a folder in it, by name."""
+    paths = (Path(__file__).parents[1] / "recipes" / folder).glob("*.yaml")
+    return {path.stem: path for path in sorted(paths)}
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """`, did you mean 'steps'?`, or nothing where no known word is close."""
     close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)

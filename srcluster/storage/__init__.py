@@ -21,11 +21,12 @@ from typing import IO
 
 from srcluster.storage import s3
 from srcluster.storage.faults import StorageError
-from srcluster.storage.s3 import ConflictError
+from srcluster.storage.s3 import PATIENCE_S, ConflictError
 
-PATIENCE_S = 120.0
 CHUNK_BYTES = 1 << 20
 _SCHEME = r"[a-z][a-z0-9+.-]*:/"
+
+make_bucket = s3.make_bucket
 
 
 def is_s3(url: str) -> bool:
@@ -44,11 +45,6 @@ def absolute(url: str) -> str:
     return url if re.match(_SCHEME, url) else os.path.abspath(os.path.expanduser(url))
 
 
-def make_bucket(url: str, *, patience_s: float = PATIENCE_S) -> None:
-    """Make the bucket of an S3 URL; one that is already ours is no error."""
-    s3.make_bucket(url, patience_s)
-
-
 def read(url: str, *, patience_s: float = PATIENCE_S) -> bytes:
     """The whole of a file or object; StorageError if it is missing or may not be read."""
     content = io.BytesIO()
@@ -61,7 +57,7 @@ def read(url: str, *, patience_s: float = PATIENCE_S) -> bytes:
 def read_span(url: str, first: int, size: int, *, patience_s: float = PATIENCE_S) -> bytes:
     """`size` bytes of a file or object, from byte `first` on."""
     if is_s3(url):
-        return s3.read_span(url, patience_s, first, size)
+        return s3.read_span(url, first, size, patience_s=patience_s)
     with _explaining(url), _path(url).open("rb") as file:
         file.seek(first)
         return file.read(size)
@@ -99,7 +95,7 @@ def write(url: str, data: bytes, *, expected: str | None = None, patience_s: flo
         ConflictError: There is another version than the expected one.
     """
     if is_s3(url):
-        s3.write(url, patience_s, data, expected)
+        s3.write(url, data, expected, patience_s=patience_s)
         return
     path = _path(url)
     with _explaining(url), nullcontext() if expected is None else _locked(path), _replacing(path) as file:
@@ -142,7 +138,7 @@ def upload(path: Path, url: str, *, patience_s: float = PATIENCE_S) -> None:
     """Copy a local file to `url`; a large one goes to S3 in parallel parts."""
     if is_s3(url):
         with _explaining(str(path)):
-            s3.upload(url, patience_s, path)
+            s3.upload(url, path, patience_s=patience_s)
     else:
         download(str(path), _path(url))
 
@@ -155,7 +151,7 @@ def exists(url: str, *, patience_s: float = PATIENCE_S) -> bool:
 def version(url: str, *, patience_s: float = PATIENCE_S) -> str:
     """A word that becomes another one when the file or object is replaced; "" where there is none."""
     if is_s3(url):
-        return s3.version(url, patience_s)
+        return s3.version(url, patience_s=patience_s)
     path = _path(url)
     return _version(path) if path.is_file() else ""
 
@@ -168,7 +164,7 @@ def names(url: str, *, patience_s: float = PATIENCE_S) -> list[str]:
 def versions(url: str, *, patience_s: float = PATIENCE_S) -> dict[str, str]:
     """What `names` gives, each with a word that becomes another one when the file or object is replaced."""
     if is_s3(url):
-        return s3.versions(url, patience_s)
+        return s3.versions(url, patience_s=patience_s)
     root = _path(url)
     files = (path for path in root.rglob("*") if path.is_file() and not _is_part(path))
     with _explaining(url):
@@ -178,7 +174,7 @@ def versions(url: str, *, patience_s: float = PATIENCE_S) -> dict[str, str]:
 def delete(url: str, *, patience_s: float = PATIENCE_S) -> None:
     """Remove one file or object; one that is already gone is no error."""
     if is_s3(url):
-        s3.delete(url, patience_s)
+        s3.delete(url, patience_s=patience_s)
     else:
         with _explaining(url):
             _path(url).unlink(missing_ok=True)
@@ -188,7 +184,6 @@ def check(url: str, write: bool = False) -> None:
     """Find out within seconds whether `url` can be used as a folder or prefix, before anything depends on it.
 
     Args:
-        url: Where files or objects will be read or written.
         write: Also put a small object there and delete it; a local folder is made if it is missing.
 
     Raises:

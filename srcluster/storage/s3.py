@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import boto3.session
 from botocore.config import Config
@@ -18,7 +18,8 @@ from srcluster.storage import faults
 from srcluster.storage.faults import StorageError, endpoint
 
 T = TypeVar("T")
-P = ParamSpec("P")
+
+PATIENCE_S = 120.0
 
 # botocore, too, can say so of checksums.
 _CHECKSUMS = ("request_checksum_calculation", "response_checksum_validation")
@@ -57,15 +58,15 @@ class _Patience:
         return True
 
 
-def _patient(ask: Callable[Concatenate[Any, str, P], T]) -> Callable[Concatenate[str, float, P], T]:
+def _patient(ask: Callable[..., T]) -> Callable[..., T]:
     """A function of a URL and `patience_s` from one of a client and a URL."""
 
     @functools.wraps(ask)
-    def patiently(url: str, patience_s: float, *args: P.args, **kwargs: P.kwargs) -> T:
+    def patiently(url: str, *args: Any, patience_s: float = PATIENCE_S) -> T:
         patience = _Patience(url, patience_s)
         while True:
             with patience:
-                return ask(_client(), url, *args, **kwargs)
+                return ask(_client(), url, *args)
 
     return patiently
 
@@ -160,6 +161,7 @@ def delete(s3: Any, url: str) -> None:
 
 @_patient
 def make_bucket(s3: Any, url: str) -> None:
+    """Make the bucket of an S3 URL; one that is already ours is no error."""
     region = s3.meta.region_name
     # Amazon makes buckets in its first region unless told; other stores have no regions.
     elsewhere = not endpoint() and region not in (None, "aws-global", "us-east-1")

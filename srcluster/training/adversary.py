@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from srcluster.models.discriminators import build_discriminator
 from srcluster.objectives.adversarial import discriminator_loss, generator_loss
 from srcluster.objectives.pixel import central
-from srcluster.recipe.adversarial import Adversarial
-from srcluster.recipe.objective import Objective
+from srcluster.recipe.objective import Adversarial, Objective
 from srcluster.training.optimizer import make_optimizer, set_learning_rates
 from srcluster.training.precision import Precision
 from srcluster.training.ranks import ALONE, Ranks

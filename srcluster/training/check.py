@@ -7,8 +7,7 @@ import torch
 
 from srcluster import models
 from srcluster.recipe import Model, Optimizer, Recipe, RecipeError
-from srcluster.recipe.adversarial import Adversarial
-from srcluster.recipe.objective import VGG, Objective
+from srcluster.recipe.objective import VGG, Adversarial, Objective
 from srcluster.training.optimizer import make_optimizer
 
 

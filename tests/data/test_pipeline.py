@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from srcluster.data.pipeline import degrade_by_steps
-from srcluster.recipe.pipeline import Pipeline, presets
+from srcluster.recipe.pipeline import Pipeline
+from srcluster.recipe.yaml_files import shipped_files
 
 
 def image(height: int = 96, width: int = 64) -> torch.Tensor:
@@ -16,7 +17,7 @@ def degraded(hr: torch.Tensor, scale: int, *steps: dict, seed: int = 0) -> torch
     return degrade_by_steps(hr, scale, Pipeline(kind="pipeline", steps=steps).steps, np.random.default_rng(seed))
 
 
-@pytest.mark.parametrize("preset", presets())
+@pytest.mark.parametrize("preset", shipped_files("degradations"))
 @pytest.mark.parametrize("scale", [1, 2, 3, 4])
 def test_presets_give_8_bit_lr_that_their_draws_decide(preset, scale):
     steps = Pipeline(kind="pipeline", preset=preset).steps

@@ -9,8 +9,9 @@ from PIL import Image
 
 from srcluster.data.pairs import Pair
 from srcluster.data.photos import find
+from srcluster.data.samples import decode_picture
 from srcluster.data.shards import MARGIN, Manifest, Packing, ShardError, load_manifest, pack
-from srcluster.data.stream import _decode, _Samples
+from srcluster.data.stream import _Samples
 
 
 @pytest.fixture
@@ -54,14 +55,14 @@ def test_lossless_formats_keep_every_pixel(folder, tmp_path, format):
     manifest = pack(find(str(folder)), packing, str(tmp_path / "shards"))
     samples = _Samples(str(tmp_path / "shards"), manifest, None, None).shard(0)
     for number in range(10):
-        assert (_decode(*samples[number][0]) == np.asarray(Image.open(folder / f"{number}.png"))).all()
+        assert (decode_picture(*samples[number][0]) == np.asarray(Image.open(folder / f"{number}.png"))).all()
 
 
 def test_crops_lie_on_the_grid_of_every_scale(folder, tmp_path):
     manifest = pack(find(str(folder)), PACKING, str(tmp_path / "shards"))
     samples = _Samples(str(tmp_path / "shards"), manifest, None, None).shard(0)
     photo = np.asarray(Image.open(folder / "0.png"))
-    crop = _decode(*samples[0][0])
+    crop = decode_picture(*samples[0][0])
     assert crop.shape == (48 + 2 * MARGIN, 48 + 2 * MARGIN, 3)
     places = [
         (top, left)

@@ -19,8 +19,9 @@ from PIL import Image
 from srcluster import storage
 from srcluster.data.order import part
 from srcluster.data.photos import find
+from srcluster.data.samples import Encoded
 from srcluster.data.shards import Manifest, Packing, Shard, ShardError, load_manifest, pack
-from srcluster.data.stream import Encoded, Stream, _Samples, cut, open_stream
+from srcluster.data.stream import Stream, _Samples, cut, open_stream
 from srcluster.errors import UserError
 from srcluster.recipe import BICUBIC, Data
 

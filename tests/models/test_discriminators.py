@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from srcluster.models.discriminators import SRGANDiscriminator, UNetDiscriminator, build_discriminator
-from srcluster.recipe.adversarial import Discriminator
+from srcluster.recipe.objective import Discriminator
 
 
 def test_srgans_is_figure_4():

@@ -45,6 +45,10 @@ def test_any_size_in_exactly_scale_times_out(spec, scale):
         assert network(torch.rand(2, 3, height, width)).shape == (2, 3, scale * height, scale * width)
 
 
+def test_filters_of_one_pixel_train():
+    assert build(SRCNN(kind="srcnn", kernel_sizes=(1, 1, 1)), 2)(torch.rand(1, 3, 4, 4)).shape == (1, 3, 8, 8)
+
+
 def parameters(spec) -> int:
     return sum(weight.numel() for weight in build(spec, 4).parameters())
 

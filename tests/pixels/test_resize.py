@@ -98,3 +98,11 @@ def test_autocast_does_not_touch_it():
 def test_to_uint8_is_im2uint8():
     values = torch.tensor([-0.1, 0.0, 0.5 / 255, 0.49 / 255, 0.5, 1.0, 1.2])
     assert to_uint8(values).tolist() == [0, 0, 1, 0, 128, 255, 255]
+
+
+def test_what_was_resized_without_gradient_is_resized_with_it():
+    with torch.inference_mode():
+        resize(torch.rand(1, 3, 19, 23), 2)
+    lr = torch.rand(1, 3, 19, 23, requires_grad=True)
+    resize(lr, 2).sum().backward()
+    assert lr.grad is not None
