@@ -55,7 +55,7 @@ def pictures(path: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
 
 
 def versions(path: Path) -> list[tuple[str, str]]:
-    """The full names of the files in a zip archive, each with a word that tells its content from another.
+    """The full names of the files in a zip archive, each with a string that changes when its content does.
 
     A name that comes twice stands for the last file of it, as when an archive is unpacked.
 

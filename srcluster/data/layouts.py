@@ -4,6 +4,7 @@ Known are a flat folder; HR with LR_bicubic/X2..X8 (EDSR, torchSR, DIV2K); GTmod
 KAIR); and image_SRF_N with pictures ..._HR and ..._LR (SelfExSR). What is not understood is refused.
 """
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -125,7 +126,7 @@ def _marked(source: str, paths: dict[Photo, PurePosixPath], scale: int, given: b
         hr = {photo: home for photo, home in hr.items() if home in homes}
     if len(homes) > 1:
         raise PhotoError(f"{source} has originals in {homes[0]} and in {homes[1]}: name one of them")
-    home = homes[0] if homes else _common(list(plain.values()))
+    home = homes[0] if homes else posixpath.commonpath(plain.values())
     names = {photo: paths[photo].relative_to(home).with_suffix("").as_posix() for photo in hr or plain}
     hr_names = {photo: _STEM.sub("", name) for photo, name in names.items()}
     known = {name.lower() for name in hr_names.values()}
@@ -135,13 +136,6 @@ def _marked(source: str, paths: dict[Photo, PurePosixPath], scale: int, given: b
 
 def _kind(home: PurePosixPath) -> str:
     return re.sub(r"\d+$|s$", "", home.name.lower())
-
-
-def _common(folders: list[PurePosixPath]) -> PurePosixPath:
-    home = folders[0]
-    while not all(folder.is_relative_to(home) for folder in folders):
-        home = home.parent
-    return home
 
 
 def _scale(part: str) -> int | None:

@@ -31,7 +31,7 @@ class Photo:
     Attributes:
         name: Within its source, with `/` between folders; unique there, and always valid UTF-8.
         url: The file or object, or the zip archive that it is in.
-        version: Becomes another word when its content does.
+        version: Changes when its content does.
         member: Its name within the archive.
         span: Its first byte in a tar file, and how many bytes it has.
     """
@@ -121,7 +121,7 @@ def printable(name: str) -> str:
 
 
 def _files(root: str, left_out: Counter[str]) -> Iterator[tuple[str, str]]:
-    """The names of files below a folder, each with a word that tells its content from another."""
+    """The names of files below a folder, each with a string that changes when its content does."""
     folders, links, seen = [""], list[str](), set[str]()
     while folders or links:
         # What is reached both ways has its name without the link.

@@ -31,7 +31,6 @@ class Window:
     """The samples of some shards of a lane, in the order in which it takes them.
 
     Attributes:
-        lane: Whose.
         first: Number of the first sample, counted over all epochs of the lane.
         samples: (shard, index in it).
     """

@@ -152,8 +152,8 @@ class Manifest(_Record):
         return hashlib.sha256(self.encode()).hexdigest()[:12]
 
 
-class Made(_Record):
-    """What has become of the photographs of one shard."""
+class ShardRecord(_Record):
+    """What one shard was made of, and which of its photographs could not be used."""
 
     index: int
     inputs: str
@@ -197,7 +197,7 @@ def decode_usable(photo: Photo | Pair, needed_side: int) -> tuple[np.ndarray, ..
     return pictures
 
 
-def make_shard(photos: Sequence[Photo | Pair], index: int, packing: Packing, url: str) -> Made:
+def make_shard(photos: Sequence[Photo | Pair], index: int, packing: Packing, url: str) -> ShardRecord:
     """Make the shard of this index of these photographs, and store it below `url` with a record of it.
 
     Photographs that can't be used are skipped and said; memory holds this one shard and one photograph.
@@ -227,7 +227,7 @@ def make_shard(photos: Sequence[Photo | Pair], index: int, packing: Packing, url
         shard = Shard(name=f"{index:06d}.tar", samples=samples, bytes=len(content), sha256=sha256)
         storage.write(storage.join(url, shard.name), content)
     inputs = _inputs(photos, index, packing)
-    made = Made(index=index, inputs=inputs, shard=shard, shortest_side=shortest, skipped=skipped)
+    made = ShardRecord(index=index, inputs=inputs, shard=shard, shortest_side=shortest, skipped=skipped)
     storage.write(record, made.model_dump_json(indent=1).encode())
     return made
 
@@ -291,21 +291,21 @@ def pack(
     return manifest
 
 
-def _recorded(url: str, count: int) -> Iterator[Made]:
+def _recorded(url: str, count: int) -> Iterator[ShardRecord]:
     """What is known of the first `count` shards that are there."""
     there = set(storage.names(url))
     for index in range(count):
         if _record_name(index) not in there:
             continue
         try:
-            made = Made.model_validate_json(storage.read(storage.join(url, _record_name(index))))
+            made = ShardRecord.model_validate_json(storage.read(storage.join(url, _record_name(index))))
         except ValidationError:  # Another version's: the shard is made anew.
             continue
         if made.shard is None or made.shard.name in there:
             yield made
 
 
-def _manifest(made: Sequence[Made], packing: Packing, holdout: tuple[HeldOut, ...]) -> Manifest:
+def _manifest(made: Sequence[ShardRecord], packing: Packing, holdout: tuple[HeldOut, ...]) -> Manifest:
     shards = [one.shard for one in made if one.shard]
     if not made:
         raise ShardError(f"no photograph of {packing.source} is left for shards: lower --holdout")

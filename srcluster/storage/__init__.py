@@ -34,14 +34,14 @@ def is_s3(url: str) -> bool:
 
 
 def join(url: str, *parts: str) -> str:
-    """The URL of something below `url`; a part may be a name of `names`, whose own parts may be empty."""
+    """The URL of something below `url`. A part may be one of `names`, which may have two slashes in a row."""
     if url.startswith("file:"):
         parts = tuple(map(urllib.parse.quote, parts))
     return "/".join([url.removesuffix("/"), *parts])
 
 
 def absolute(url: str) -> str:
-    """The URL as processes with other working folders understand it, who may be other users."""
+    """The URL for processes that have another working folder or user."""
     return url if re.match(_SCHEME, url) else os.path.abspath(os.path.expanduser(url))
 
 
@@ -105,7 +105,7 @@ def write(url: str, data: bytes, *, expected: str | None = None, patience_s: flo
 
 
 def honours_conditions(url: str) -> bool:
-    """Whether the store of `url` does what `write` expects of it; not every S3 store does."""
+    """Whether the store of `url` honours `expected` of `write`; not every S3 store does."""
     probe = join(url, f".srcluster-check-{uuid.uuid4().hex}")
     write(probe, b"")
     try:
@@ -149,7 +149,7 @@ def exists(url: str, *, patience_s: float = PATIENCE_S) -> bool:
 
 
 def version(url: str, *, patience_s: float = PATIENCE_S) -> str:
-    """A word that becomes another one when the file or object is replaced; "" where there is none."""
+    """A string that changes when the file or object is replaced; "" where there is none."""
     if is_s3(url):
         return s3.version(url, patience_s=patience_s)
     path = _path(url)
@@ -162,11 +162,15 @@ def names(url: str, *, patience_s: float = PATIENCE_S) -> list[str]:
 
 
 def versions(url: str, *, patience_s: float = PATIENCE_S) -> dict[str, str]:
-    """What `names` gives, each with a word that becomes another one when the file or object is replaced."""
+    """The `names` below a folder or prefix, each with its `version`."""
     if is_s3(url):
         return s3.versions(url, patience_s=patience_s)
     root = _path(url)
-    files = (path for path in root.rglob("*") if path.is_file() and not _is_part(path))
+    files = (
+        path
+        for path in root.rglob("*")
+        if path.is_file() and not (path.name.startswith(".") and path.suffix == ".part")
+    )
     with _explaining(url):
         return dict(sorted((path.relative_to(root).as_posix(), _version(path)) for path in files))
 
@@ -215,10 +219,6 @@ def _version(path: Path) -> str:
     return f"{status.st_ino}-{status.st_size}-{status.st_mtime_ns}"
 
 
-def _is_part(path: Path) -> bool:
-    return path.name.startswith(".") and path.name.endswith(".part")
-
-
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """A new file that takes the place of `path` once it is whole."""
@@ -234,7 +234,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """For one process at a time, of any host that has the folder."""
+    """Hold a lock that all processes have in common, on every host that has the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.with_name(f".{path.name}.lock.part").open("wb") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
