@@ -219,7 +219,8 @@ class Run:
     def _send(self, entries: Sequence[Entry], late: bool) -> tuple[list[Entry], str]:
         """Deliver what MLflow does not have; returns what is left, and why."""
         try:
-            if late or self._last is None:
+            # A result may be told by another process of the run as well.
+            if late or self._last is None or any(isinstance(entry, Point) and entry.result for entry in entries):
                 self._connect()
         except Exception as error:  # Also what MLflow refuses: the run may be restored.
             return list(entries), reason(error)

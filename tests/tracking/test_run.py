@@ -29,12 +29,16 @@ def test_a_restart_continues_the_run(client):
     assert client.get_run(first.id).info.status == "RUNNING"
     again.log({"loss": 1.0}, 10)
     again.log({"loss": 0.6}, 20)
-    again.log({"best": 29.0}, 20, replace=True)
+    # A worker and its driver both tell a result.
+    for run in (Run.attach(again.spec), again):
+        run.log({"best": 29.0}, 20, replace=True)
+        run.save()
     again.log({"loss": 0.4, "psnr": 28.0}, 30)
     again.end()
 
     assert curve(first.id, "loss") == [(10, 1.0), (20, 0.5), (30, 0.4)]
     assert curve(first.id, "psnr") == [(30, 28.0)]
+    assert curve(first.id, "best") == [(20, 28.0), (20, 29.0)]
     assert client.get_run(first.id).data.metrics["best"] == 29.0
     assert Run.start("restart", "trial", key="other").id != first.id
 
