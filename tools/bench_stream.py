@@ -75,11 +75,11 @@ def for_ever(loader: DataLoader) -> Iterator[torch.Tensor]:
 
 def streamed(url: str, per_sample: int) -> Iterator[stream.Batch]:
     data = Data(shards=url, patch=PATCH, batch=BATCH, patches_per_sample=per_sample, shuffle_shards=2)
-    return stream.open_stream(data, scale=SCALE, seed=0).batches()
+    return stream.Stream(data, scale=SCALE, seed=0).batches()
 
 
 def samples_of(url: str) -> list[tuple[str, memoryview]]:
-    opened = stream.open_stream(Data(shards=url), scale=SCALE, seed=0)
+    opened = stream.Stream(Data(shards=url), scale=SCALE, seed=0)
     reader = stream._Samples(url, opened.manifest, None, opened.corrupt)
     return [sample for shard in range(len(opened.manifest.shards)) for (sample,) in reader.shard(shard)]
 
@@ -184,7 +184,7 @@ def bench_step(remote: str, near: str) -> None:
     sources = {}
     for name, url in (("S3", remote), ("local files", near)):
         data = recipe.data.model_copy(update={"shards": url})
-        sources[name] = stream.open_stream(data, scale=recipe.scale, seed=0).batches()
+        sources[name] = stream.Stream(data, scale=recipe.scale, seed=0).batches()
         step(next(sources[name]))
     measured: dict[str, list[tuple[float, float]]] = {name: [] for name in sources}
     stop_at_step = time.monotonic() + STEPPING_S

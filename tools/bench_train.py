@@ -24,7 +24,7 @@ RECIPE += ("evaluation.every_steps=1000", "checkpoint.every_steps=1000", "evalua
 def alone(shards: str) -> None:
     """The loop by itself; prints a rate a line."""
     from srcluster.data import benchmarks
-    from srcluster.data.stream import open_stream
+    from srcluster.data.stream import Stream
     from srcluster.recipe import load
     from srcluster.training.loop import fit
     from srcluster.training.ranks import Ranks
@@ -44,7 +44,7 @@ def alone(shards: str) -> None:
             return False
 
     recipe = load(RECIPE[0], [*RECIPE[1:], f"data.shards={shards}"])
-    stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed)
+    stream = Stream(recipe.data, scale=recipe.scale, seed=recipe.seed)
     fit(recipe, stream.batches, [benchmarks.load("Wheel3", recipe.scale)], Printer(), Ranks(0, 1))
 
 

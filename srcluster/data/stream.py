@@ -150,23 +150,18 @@ def cut(pictures: tuple[np.ndarray, ...], side: int, scale: int, corner: Sequenc
 
 
 class Stream(IterableDataset):
-    """HR patches of one rank, batch by batch, for ever.
+    """HR patches of one rank, batch by batch, for ever, from the shards of a recipe's data.
 
     In a loader worker, iterating gives its part of the rank's part, or the error that ends it.
+
+    Raises:
+        ShardError: There are no shards, or they don't fit the recipe.
     """
 
     def __init__(
-        self,
-        url: str,
-        manifest: Manifest,
-        data: Data,
-        *,
-        scale: int,
-        seed: int,
-        rank: int,
-        world: int,
-        degradation: Degradation,
+        self, data: Data, *, scale: int, seed: int, rank: int = 0, world: int = 1, degradation: Degradation = BICUBIC
     ):
+        url, manifest = data.shards, load_manifest(data.shards)
         self.url, self.manifest, self.data, self.scale = url, manifest, data, scale
         self.side = data.patch + 2 * margin(scale, degradation)
         self.paired = degradation.kind == "paired"
@@ -271,15 +266,3 @@ class Stream(IterableDataset):
 
 def _pinned(batch: Batch) -> Batch:
     return tuple(map(Tensor.pin_memory, batch)) if torch.cuda.is_available() else batch
-
-
-def open_stream(
-    data: Data, *, scale: int, seed: int, rank: int = 0, world: int = 1, degradation: Degradation = BICUBIC
-) -> Stream:
-    """Open the shards of a recipe for one rank, and check that they fit.
-
-    Raises:
-        ShardError: There are no shards, or they don't fit the recipe.
-    """
-    manifest = load_manifest(data.shards)
-    return Stream(data.shards, manifest, data, scale=scale, seed=seed, rank=rank, world=world, degradation=degradation)

@@ -20,7 +20,7 @@ from srcluster.cli import end_as_ctrl_c
 from srcluster.cluster.tasks import CPU_NODES, check_reachable, connect, warn_if_no_capacity
 from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark
-from srcluster.data.stream import open_stream
+from srcluster.data.stream import Stream
 from srcluster.errors import UserError
 from srcluster.progress import markdown
 from srcluster.recipe import Recipe
@@ -176,7 +176,7 @@ def _conclude(
 def _check(recipe: Recipe, workers: Workers) -> list[Benchmark]:
     """Validate the shards for both worker counts, and load the benchmarks."""
     for world in {workers.least, workers.most}:
-        open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed, world=world, degradation=recipe.degradation)
+        Stream(recipe.data, scale=recipe.scale, seed=recipe.seed, world=world, degradation=recipe.degradation)
     return benchmarks.load_for(recipe)
 
 

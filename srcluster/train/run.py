@@ -15,7 +15,7 @@ from srcluster import models, storage, tracking
 from srcluster.data import benchmarks
 from srcluster.data.benchmarks import Benchmark, BenchmarkImage
 from srcluster.data.figures import comparison_of, detail_of
-from srcluster.data.stream import Stream, open_stream
+from srcluster.data.stream import Stream
 from srcluster.errors import UserError
 from srcluster.models.saved import load_model, weights_bytes
 from srcluster.models.tiling import restore
@@ -76,7 +76,7 @@ def train_run(
         UserError: It can't be trained or continued.
     """
     ranks = Ranks.present()
-    stream = open_stream(
+    stream = Stream(
         recipe.data,
         scale=recipe.scale,
         seed=recipe.seed,

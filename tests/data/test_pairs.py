@@ -11,7 +11,7 @@ from srcluster.data.pairs import Pair, match, scale_of
 from srcluster.data.photos import find
 from srcluster.data.pictures import PhotoError
 from srcluster.data.shards import Packing, ShardError, load_manifest, pack
-from srcluster.data.stream import open_stream
+from srcluster.data.stream import Stream
 from srcluster.data.verification import verify
 from srcluster.recipe import Data, Paired, RecipeError, recipe_from
 
@@ -46,9 +46,7 @@ def test_patches_of_pairs_are_cut_alike(tmp_path, scale, crop):
     manifest, checked = verify(url)
     assert manifest.samples == (12 if crop else 6)
     assert not any(one.fault for one in checked)
-    stream = open_stream(
-        Data(shards=url, patch=8 * scale, batch=5), scale=scale, seed=0, degradation=Paired(kind="paired")
-    )
+    stream = Stream(Data(shards=url, patch=8 * scale, batch=5), scale=scale, seed=0, degradation=Paired(kind="paired"))
     for hr, lr in islice(stream.batches(), 8):
         assert hr.shape[2:] == (8 * scale, 8 * scale)
         assert np.array_equal(hr[..., ::scale, ::scale], lr)
@@ -57,7 +55,7 @@ def test_patches_of_pairs_are_cut_alike(tmp_path, scale, crop):
 
 def test_the_hr_of_pairs_can_be_trained_on_alone(tmp_path):
     url = packed(*pictures(tmp_path, 2), tmp_path / "shards", crop=None)
-    (hr,) = next(open_stream(Data(shards=url, patch=32, batch=4), scale=2, seed=0).batches())
+    (hr,) = next(Stream(Data(shards=url, patch=32, batch=4), scale=2, seed=0).batches())
     assert hr.shape == (4, 3, 40, 40)
 
 
@@ -112,11 +110,11 @@ def test_shards_of_another_scale_or_without_lr(tmp_path):
     with pytest.raises(
         ShardError, match=r"has pairs of scale 2, and degradation.kind: paired trains on pairs of scale 4"
     ):
-        open_stream(data, scale=4, seed=0, degradation=Paired(kind="paired"))
+        Stream(data, scale=4, seed=0, degradation=Paired(kind="paired"))
     plain = str(tmp_path / "plain")
     pack(find(hr), Packing(source=hr, crop=None), plain)
     with pytest.raises(ShardError, match="has no LR pictures"):
-        open_stream(data.model_copy(update={"shards": plain}), scale=2, seed=0, degradation=Paired(kind="paired"))
+        Stream(data.model_copy(update={"shards": plain}), scale=2, seed=0, degradation=Paired(kind="paired"))
 
 
 def test_what_is_no_pair_has_the_manifest_that_it_had():

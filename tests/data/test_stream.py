@@ -21,9 +21,9 @@ from srcluster.data.order import part
 from srcluster.data.photos import find
 from srcluster.data.samples import Encoded
 from srcluster.data.shards import Manifest, Packing, Shard, ShardError, load_manifest, pack
-from srcluster.data.stream import Stream, _Samples, cut, open_stream
+from srcluster.data.stream import Stream, _Samples, cut
 from srcluster.errors import UserError
-from srcluster.recipe import BICUBIC, Data
+from srcluster.recipe import Data
 
 
 @pytest.fixture(scope="module")
@@ -47,28 +47,28 @@ def take(stream, number: int, start: int = 0) -> torch.Tensor:
 
 
 def test_batches_are_hr_patches_with_their_margin(shards):
-    batches = take(open_stream(data(shards), scale=4, seed=0), 3)
+    batches = take(Stream(data(shards), scale=4, seed=0), 3)
     assert batches.shape == (3, 6, 3, 32, 32)
     assert batches.dtype == torch.uint8
 
 
 @pytest.mark.parametrize("per_sample", [1, 4])
 def test_a_position_restores_exactly(shards, per_sample):
-    stream = open_stream(data(shards, patches_per_sample=per_sample), scale=4, seed=0)
+    stream = Stream(data(shards, patches_per_sample=per_sample), scale=4, seed=0)
     batches = take(stream, 20)
     for start in (1, 7, 13):
         assert torch.equal(take(stream, 20 - start, start), batches[start:])
 
 
 def test_seeds_differ(shards):
-    first, again, other = (take(open_stream(data(shards), scale=4, seed=seed), 3) for seed in (0, 0, 1))
+    first, again, other = (take(Stream(data(shards), scale=4, seed=seed), 3) for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
 def test_loader_processes_give_the_same_from_any_position(shards):
-    batches = take(open_stream(data(shards), scale=4, seed=0), 9)
-    stream = open_stream(data(shards, workers=2), scale=4, seed=0)
+    batches = take(Stream(data(shards), scale=4, seed=0), 9)
+    stream = Stream(data(shards, workers=2), scale=4, seed=0)
     assert torch.equal(take(stream, 9), batches)
     assert torch.equal(take(stream, 4, start=5), batches[5:])
 
@@ -83,9 +83,9 @@ def test_loader_processes_give_the_same_from_any_position(shards):
     start=st.integers(0, 20),
 )
 def test_a_batch_is_the_same_whoever_reads_it(tiny, sizes, world, workers, per_sample, lanes, start):
-    wanted = Data(shards="", patch=8, batch=64, patches_per_sample=per_sample, lanes=lanes, workers=workers)
-    make = partial(Stream, tiny(sizes), load_manifest(tiny(sizes)), wanted, scale=2, seed=5, degradation=BICUBIC)
-    whole = list(islice(make(rank=0, world=1)._read(range(64), 0), start + 3))[start:]
+    wanted = Data(shards=tiny(sizes), patch=8, batch=64, patches_per_sample=per_sample, lanes=lanes, workers=workers)
+    make = partial(Stream, wanted, scale=2, seed=5)
+    whole = list(islice(make()._read(range(64), 0), start + 3))[start:]
     streams = [make(rank=rank, world=world) for rank in range(world)]
     # As loader workers do, without the time that these take to start.
     readers = [
@@ -126,9 +126,9 @@ def tiny(tmp_path_factory) -> Callable[[list[int]], str]:
 
 
 def test_ranks_share_the_batch_also_unequally(shards):
-    shares = [take(open_stream(data(shards), scale=4, seed=0, rank=rank, world=4), 2) for rank in range(4)]
+    shares = [take(Stream(data(shards), scale=4, seed=0, rank=rank, world=4), 2) for rank in range(4)]
     assert [share.shape[1] for share in shares] == [1, 2, 1, 2]
-    assert torch.equal(torch.cat(shares, 1), take(open_stream(data(shards), scale=4, seed=0), 2))
+    assert torch.equal(torch.cat(shares, 1), take(Stream(data(shards), scale=4, seed=0), 2))
 
 
 def test_patches_lie_on_the_lr_grid():
@@ -152,7 +152,7 @@ def test_patches_lie_on_the_lr_grid():
 )
 def test_shards_that_do_not_fit(shards, changes, world, words):
     with pytest.raises(UserError, match=words):
-        open_stream(Data(**{"shards": shards, "patch": 16, "batch": 6, **changes}), scale=4, seed=0, world=world)
+        Stream(Data(**{"shards": shards, "patch": 16, "batch": 6, **changes}), scale=4, seed=0, world=world)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -165,7 +165,7 @@ def test_a_damaged_shard_is_named(shards, tmp_path, workers):
     content[len(content) // 2] ^= 1
     (copy / "000001.tar").write_bytes(content)
     with pytest.raises(ShardError, match=r"000001.tar is not what its manifest says"):
-        take(open_stream(data(str(copy), workers=workers), scale=4, seed=0), 20)
+        take(Stream(data(str(copy), workers=workers), scale=4, seed=0), 20)
 
 
 def repacked(shards: str, folder: Path, damaged: set[int]) -> str:
@@ -190,11 +190,11 @@ def repacked(shards: str, folder: Path, damaged: set[int]) -> str:
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_corrupt_samples_are_replaced_and_counted(shards, tmp_path, workers):
-    stream = open_stream(data(repacked(shards, tmp_path, {1, 2, 14}), workers=workers), scale=4, seed=0)
+    stream = Stream(data(repacked(shards, tmp_path, {1, 2, 14}), workers=workers), scale=4, seed=0)
     assert stream.metrics() == {"data/corrupt_samples": 0}
     batches = take(stream, 20)
     assert stream.metrics() == {"data/corrupt_samples": 3}
-    whole = take(open_stream(data(shards, workers=workers), scale=4, seed=0), 20)
+    whole = take(Stream(data(shards, workers=workers), scale=4, seed=0), 20)
     same = (batches == whole).flatten(2).all(2)
     # What takes their place is another sample, never one with a damaged part.
     assert 0 < (~same).sum() < 30
@@ -204,7 +204,7 @@ def test_corrupt_samples_are_replaced_and_counted(shards, tmp_path, workers):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_too_many_corrupt_samples_are_an_error_that_names_a_shard(shards, tmp_path, workers):
-    stream = open_stream(data(repacked(shards, tmp_path, {0, 4, 7, 9, 14}), workers=workers), scale=4, seed=0)
+    stream = Stream(data(repacked(shards, tmp_path, {0, 4, 7, 9, 14}), workers=workers), scale=4, seed=0)
     with pytest.raises(
         ShardError, match=r"^[45] of 23 samples can't be decoded, the last of them in .*/00000\d.tar \(.*pack"
     ):
@@ -214,11 +214,11 @@ def test_too_many_corrupt_samples_are_an_error_that_names_a_shard(shards, tmp_pa
 def test_a_shard_without_a_sample_that_decodes_is_named(shards, tmp_path):
     first = range(load_manifest(shards).shards[0].samples)
     with pytest.raises(ShardError, match=r"000000.tar.*pack the shards again"):
-        take(open_stream(data(repacked(shards, tmp_path, set(first))), scale=4, seed=0), 20)
+        take(Stream(data(repacked(shards, tmp_path, set(first))), scale=4, seed=0), 20)
 
 
 def test_a_shard_that_arrives_damaged_is_read_once_more(shards, monkeypatch):
-    whole, read, damaged = take(open_stream(data(shards), scale=4, seed=0), 8), storage.read, set()
+    whole, read, damaged = take(Stream(data(shards), scale=4, seed=0), 8), storage.read, set()
 
     def damaging(url: str) -> bytes:
         content = read(url)
@@ -228,7 +228,7 @@ def test_a_shard_that_arrives_damaged_is_read_once_more(shards, monkeypatch):
         return content[:-1] + b"!"
 
     monkeypatch.setattr(storage, "read", damaging)
-    assert torch.equal(take(open_stream(data(shards), scale=4, seed=0), 8), whole)
+    assert torch.equal(take(Stream(data(shards), scale=4, seed=0), 8), whole)
     assert len(damaged) > 1
 
 
@@ -246,7 +246,7 @@ def test_a_reader_holds_two_windows_of_each_lane(shards, monkeypatch, lanes):
 
     monkeypatch.setattr(_Samples, "shard", counting)
     monkeypatch.setattr("srcluster.data.stream._DECODED_BYTES", 0)
-    stream = open_stream(data(shards, shuffle_shards=lanes, lanes=lanes), scale=4, seed=0)
+    stream = Stream(data(shards, shuffle_shards=lanes, lanes=lanes), scale=4, seed=0)
     take(stream, 40)
     # Ten epochs of eight shards.
     assert len(made) > 60

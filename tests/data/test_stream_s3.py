@@ -17,7 +17,7 @@ import srcluster.storage
 from srcluster import storage
 from srcluster.data.photos import find
 from srcluster.data.shards import Packing, pack
-from srcluster.data.stream import open_stream
+from srcluster.data.stream import Stream
 from srcluster.recipe import Data
 
 pytestmark = pytest.mark.cluster
@@ -51,7 +51,7 @@ def remote(photos, s3) -> str:
 
 def batches(url: str, workers: int = 0, shuffle_shards: int = 1):
     data = Data(shards=url, patch=16, batch=4, workers=workers, shuffle_shards=shuffle_shards)
-    return (hr for (hr,) in open_stream(data, scale=4, seed=0).batches())
+    return (hr for (hr,) in Stream(data, scale=4, seed=0).batches())
 
 
 def take(batches, number: int) -> torch.Tensor:

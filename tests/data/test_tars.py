@@ -12,7 +12,7 @@ from srcluster import storage
 from srcluster.data.photos import find
 from srcluster.data.pictures import PhotoError
 from srcluster.data.shards import Packing, pack
-from srcluster.data.stream import open_stream
+from srcluster.data.stream import Stream
 from srcluster.data.tars import tar_urls
 from srcluster.recipe import Data
 from srcluster.storage import StorageError
@@ -63,7 +63,7 @@ def test_they_are_packed_and_trained_on(foreign, tmp_path):
     found = find(str(foreign / "0000{0..1}.tar"))
     manifest = pack(found, Packing(source="foreign", crop=None, shard_bytes=2_000_000), str(tmp_path / "shards"))
     assert manifest.samples == 12
-    (hr,) = next(open_stream(Data(shards=str(tmp_path / "shards"), patch=16, batch=3), scale=2, seed=0).batches())
+    (hr,) = next(Stream(Data(shards=str(tmp_path / "shards"), patch=16, batch=3), scale=2, seed=0).batches())
     assert hr.shape == (3, 3, 24, 24)
 
 

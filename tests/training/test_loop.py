@@ -15,7 +15,7 @@ from srcluster.data import benchmarks
 from srcluster.data.pairs import Pair, match
 from srcluster.data.photos import find
 from srcluster.data.shards import Packing, pack
-from srcluster.data.stream import open_stream
+from srcluster.data.stream import Stream
 from srcluster.models import build
 from srcluster.models.saved import load_model, load_weights, weights_bytes
 from srcluster.recipe import Interpolation, Recipe, RecipeError, Schedule, recipe_from
@@ -90,7 +90,7 @@ def recipe(shards: str, **changes) -> Recipe:
 
 
 def run(recipe, pieces, folder, resume=None, stop_at_step=None):
-    stream = open_stream(recipe.data, scale=recipe.scale, seed=recipe.seed)
+    stream = Stream(recipe.data, scale=recipe.scale, seed=recipe.seed)
     recorder = Recorder(folder)
     files = files_of(resume) if resume else None
     return fit(recipe, stream.batches, [pieces], recorder, ALONE, files, stop_at_step=stop_at_step), recorder
@@ -145,7 +145,7 @@ def test_an_extended_run_ends_with_the_bits_of_the_longer_one(shards, pieces, tm
         store.close()
     store.finish(b"", ended.metrics)
     store.extend(store.claim(longer, extend=True), longer)
-    stream = open_stream(longer.data, scale=4, seed=0)
+    stream = Stream(longer.data, scale=4, seed=0)
     extended = fit(longer, stream.batches, [pieces], Recorder(tmp_path / "extended"), ALONE, store.latest())
     assert extended.metrics == whole.metrics
     for step in ("8", "12"):
@@ -289,7 +289,7 @@ def test_the_stream_is_asked_for_the_right_position(shards, pieces, tmp_path):
 
     def batches(start):
         asked.append(start)
-        return open_stream(whole.data, scale=4, seed=0).batches(start)
+        return Stream(whole.data, scale=4, seed=0).batches(start)
 
     fit(whole, batches, [pieces], Recorder(tmp_path / "again"), ALONE, files_of(tmp_path / "whole" / "8"))
     assert asked == [8]
@@ -328,7 +328,7 @@ def test_it_trains_on_pairs(pieces, tmp_path, scale):
     pack([Pair(*pair, scale) for pair in match(hr, lr)], packing, str(tmp_path / "shards"))
     changes = {"scale": scale, "degradation.kind": "paired", "data.patch": 16, "steps": 40, "optimizer.lr": 1e-2}
     small = recipe(str(tmp_path / "shards"), **changes, **{"evaluation.every_steps": 40, "log_every_steps": 5})
-    stream = open_stream(small.data, scale=scale, seed=0, degradation=small.degradation)
+    stream = Stream(small.data, scale=scale, seed=0, degradation=small.degradation)
     recorder = Recorder(tmp_path)
     image = replace(pieces.images[0], lr=pieces.images[0].hr[: 96 // scale, : 96 // scale])
     fit(small, stream.batches, [replace(pieces, images=(image,))], recorder, ALONE)
