@@ -61,7 +61,7 @@ class Benchmark:
         source: Its folder.
         images: By name.
         digest: Of the originals and, where it is not ours, LR.
-        notes: What is to be known of its folder: of its LR pictures, and of files that are not taken.
+        notes: On its folder: how LR pictures in it differ from computed ones, which files are not taken.
     """
 
     name: str

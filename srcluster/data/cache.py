@@ -34,7 +34,7 @@ class CacheError(UserError):
 
 
 def cache_for(url: str, otherwise: Path | None = None) -> "Cache | None":
-    """The cache for what is at or below a URL: None if that is local files, or no folder is named.
+    """The cache for the content of a URL, or None: for local files, and where no folder is named.
 
     Args:
         otherwise: The folder where SRCLUSTER_CACHE is not set.

@@ -1,4 +1,7 @@
-"""HR to LR by the steps of a `srcluster.recipe.pipeline.Pipeline`, on the device."""
+"""HR to LR by the steps of a `srcluster.recipe.pipeline.Pipeline`, on the device.
+
+A new step is a part of `recipe.pipeline` and a case of `_run`.
+"""
 
 import functools
 import math

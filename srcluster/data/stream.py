@@ -1,9 +1,9 @@
 """Shards to batches of HR patches: infinite, shuffled, shared by ranks, and a function of the step alone.
 
 Which sample is at which place of which batch is arithmetic (see `order`). A rank makes a contiguous part of each batch,
-and so do its loader workers of the rank's: a reader, which is a worker or a rank without any, walks the lanes that its
-places belong to. In an epoch it reads the shards of these lanes once, and the shard in which one lane ends and another
-begins twice; two readers read a lane that they share, which SRCLUSTER_CACHE makes one reading for each machine.
+and each of its loader workers a contiguous part of that. A reader is a loader worker, or a rank without any: it walks
+the lanes of its places. In an epoch it reads each shard of these lanes once, and twice where one lane ends and the next
+begins. Two readers of one lane both read it; with SRCLUSTER_CACHE each machine reads it once.
 
 While the samples of one window of a lane are used, a thread reads the shards of the next, so that a step waits for the
 store at the start alone. A reader holds at most two windows of each of its lanes, and all readers together, with the 8
@@ -41,7 +41,7 @@ _AHEAD = 4
 """Batches prepared ahead of the training step."""
 
 _CORRUPT_SHARE, _CORRUPT_FEW = 1 / 1000, 3
-"""Corrupt samples that are replaced, of all; however few all are, so many may be."""
+"""Training ends when more samples than the larger of these are corrupt."""
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ class _Samples:
         self.held: weakref.WeakValueDictionary[int, Encoded] = weakref.WeakValueDictionary()
 
     def read(self, windows: Iterator[Window]) -> Iterator[tuple[Window, dict[int, Encoded]]]:
-        """Each window with those of its shards that are not decoded whole."""
+        """Each window with the shards of those of its samples that are not decoded yet."""
         for window in windows:
             wanted = {shard for shard, index in window.samples if (shard, index) not in self.decoded}
             yield window, {shard: self.held.get(shard) or self.shard(shard) for shard in wanted}

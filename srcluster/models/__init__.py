@@ -1,8 +1,8 @@
 """The networks. `build` is the only door: every one takes LR, B x 3 x h x w in [0, 1], and gives HR.
 
 HR is B x 3 x (scale h) x (scale w), around [0, 1] and not clipped, so that training has a gradient everywhere.
-Each says as `scale` how many HR pixels an LR pixel becomes, and may say as `reach` up to how many LR pixels away an HR
-pixel is made from: an upper bound, by the radii of its kernels. Where it does not, `models.reach` measures it.
+A new one is a part of `recipe.model`, a `Network` and a case of `build`; `models.reach` measures a reach that is not
+stated. A new upsampler is a case of `models.upsamplers`.
 """
 
 from srcluster.models.compact import Compact

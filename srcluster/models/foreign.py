@@ -14,7 +14,7 @@ _Weights = Mapping[str, Tensor]
 
 
 def _count(weights: _Weights, pattern: str) -> int:
-    """How many numbers stand where a pattern has its group."""
+    """How many different numbers a pattern's group matches in the names."""
     return len({match[1] for name in weights if (match := re.match(pattern, name))})
 
 

@@ -11,7 +11,7 @@ from srcluster.models.network import Network
 
 
 def imported(scale: int, spec: recipe.ImportedModel) -> Network:
-    """The network that `target(scale=scale, **args)` makes, which is held to give what every network here gives."""
+    """The network that `target(scale=scale, **args)` makes; the size of what it gives is checked at each call."""
     made = spec.call(scale=scale)
     if not isinstance(made, nn.Module):
         raise UserError(f"{spec.target} gives {type(made).__name__}, and a network is a torch.nn.Module")

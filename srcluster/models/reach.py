@@ -13,7 +13,7 @@ _log = logging.getLogger(__name__)
 
 
 def reach_of(network: Network) -> int:
-    """Up to how many LR pixels away an HR pixel is made from, as the network says or as it is measured, once."""
+    """A network's `reach`; one that does not state it is measured, once."""
     if not hasattr(network, "reach"):
         network.reach = measure_reach(network)
     return network.reach

@@ -21,9 +21,8 @@ from srcluster.models.network import Network, device_of
 from srcluster.models.reach import reach_of
 
 _SMALLEST, _ENOUGH, _LARGEST = 16, 256, 1024
-"""Sides of a tile in LR pixels: none is smaller, whatever memory there is; nor larger than the last, or than the second
-where a network's reach is short: there is no overlap to save then, and in a smaller tile the same arithmetic is as fast
-or faster, on a tenth of the memory."""
+"""Sides of a tile in LR pixels: the least, however little memory there is; the most where a network's reach is short,
+since there is little overlap to save, and smaller tiles are as fast on a tenth of the memory; and the most of all."""
 
 
 class SelfEnsemble(Network):
@@ -151,8 +150,8 @@ def _tile(network: Network, lr: np.ndarray, largest: int) -> Tensor:
 
 @torch.inference_mode()
 def _bytes_per_pixel(network: Network, channels: int) -> float:
-    """What a network takes for an LR pixel at its widest place: a layer's input, and twice its output, for the copy in
-    another order that is made of it; and what becomes of the result until it is 8 bits again.
+    """Of memory for an LR pixel: the input and twice the output of the widest layer, which may be copied to another
+    memory format, and the result until it is 8 bits again.
 
     It is 1.2 to 1.7 times what was measured, with SRCNN, SRResNet, its other upsamplers and bicubic.
     """

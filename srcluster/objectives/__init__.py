@@ -1,4 +1,7 @@
-"""What training minimises. `terms` and `build` are the only doors to it, `resolve` to what it needs."""
+"""What training minimises. `terms` and `build` are the only doors to it, `resolve` to what it needs.
+
+A new loss is a part of `recipe.objective` and a case of `build`.
+"""
 
 from collections.abc import Callable
 
@@ -64,9 +67,9 @@ def _imported(spec: ImportedObjective, device: torch.device) -> Loss:
 
 
 def resolve(spec: Objective | Adversarial) -> Objective | Adversarial:
-    """The objective with what `auto` means written out, once all that it needs is found to be there and right.
+    """The objective with every `auto` written out, once the files that it needs are checked.
 
-    It is for a driver, before workers start: they read the same files without looking for them, each node once.
+    A driver calls it before workers start, which then read these very files.
 
     Raises:
         UserError: Weights are missing, damaged, partial for the layers asked, or of another network.

@@ -1,10 +1,10 @@
 """The checkerboard that upsamplers leave (Odena et al., "Deconvolution and Checkerboard Artifacts", 2016), in dB.
 
 A pattern that repeats every `scale` pixels has all its energy at the frequencies (k/scale, l/scale): periods 4 and 2
-for x4. There it stands out, as a line, of the neighbouring frequencies, which texture fills no less. The excess is the
-energy of SR on these lines beyond what its neighbours and the original let expect, SR's neighbours x the original's
-line / the original's neighbours: a grid that was photographed, or the 8 x 8 blocks of an original's JPEG, is no
-artefact. Energies are means over windows of 64 pixels, so that a pattern on edges and texture alone counts too.
+for x4. There it is a line that stands out from the neighbouring frequencies, which texture fills as well. The energy
+to expect of SR's line is: SR's neighbours x the original's line / the original's neighbours. So a grid that was
+photographed, or the 8 x 8 blocks of an original's JPEG, is no artefact. The excess is what SR's lines have beyond that.
+Energies are means over windows of 64 pixels, so that a pattern on edges and texture alone counts too.
 
 What it reads: a lattice of r grey levels (root mean square) reads 10 log10(1 + r^2) dB. So 0 dB is none, 3 dB one
 level, 10 dB three, 20 dB ten. A lattice that grows with the content's gradients reads up to 3 dB less; one that changes

@@ -22,8 +22,8 @@ class Data(Part):
     workers: int = Field(0, ge=0)
     """Loader processes of each rank; 0 decodes in a thread of the training process."""
     lanes: int = Field(8, ge=1)
-    """Streams of shards that are read side by side, each of which gives equally many patches of a batch. Ranks and
-    loader workers share the lanes: those of one lane read the same shards, so that more of them want more lanes."""
+    """Streams of shards that are read side by side; each gives equally many patches of a batch. Ranks and loader
+    workers of one lane read the same shards: let there be as many lanes as there are of them."""
     shuffle_shards: int = Field(4, ge=1)
     """Shards whose samples are shuffled together, over all lanes, each of which shuffles at least one."""
     augment: bool = True
