@@ -58,9 +58,6 @@ def versions(path: Path) -> list[tuple[str, str]]:
     """The full names of the files in a zip archive, each with a string that changes when its content does.
 
     A name that comes twice stands for the last file of it, as when an archive is unpacked.
-
-    Raises:
-        ArchiveError: As for `names`.
     """
     with _explaining(path):
         wanted = [name for name, _ in _harmless(path)]
@@ -69,12 +66,7 @@ def versions(path: Path) -> list[tuple[str, str]]:
 
 
 def read(path: Path, name: str) -> bytes:
-    """The content of a picture that `versions` named.
-
-    Raises:
-        MemberError: It is damaged, or asks for a password.
-        ArchiveError: The archive itself can't be read.
-    """
+    """The content of a picture that `versions` named; a MemberError if it is damaged, or asks for a password."""
     with _explaining(path):
         archive = _opened(path, path.stat().st_mtime_ns)
         try:

@@ -50,11 +50,7 @@ class Pair:
 
 
 def match(hr: Sequence[Photo], lr: Sequence[Photo]) -> list[tuple[Photo, Photo | None]]:
-    """Each HR picture with the LR picture of its name: `0001.png` with `0001.png`, `0001x4.png` or `0001.jpg`.
-
-    Raises:
-        PhotoError: Two pictures of one of the sources have the same name, or no name is in both.
-    """
+    """Each HR picture with the LR picture of its name: `0001.png` with `0001.png`, `0001x4.png` or `0001.jpg`."""
     names = {_stem(photo) for photo in hr}
     by_name: dict[str, Photo] = {}
     for photo in lr:

@@ -27,11 +27,7 @@ HELD_OUT = {"skimage/data": ("astronaut.png", "chelsea.png"), "sklearn/datasets/
 
 
 def data_folder() -> Path | None:
-    """The folder of data sets that SRCLUSTER_DATA names, if it is set.
-
-    Raises:
-        PhotoError: It is set, and there is no such folder.
-    """
+    """The folder of data sets that SRCLUSTER_DATA names, if it is set."""
     named = os.environ.get("SRCLUSTER_DATA")
     if not named:
         return None

@@ -185,11 +185,7 @@ def _crops(pictures: tuple[np.ndarray, ...], name: str, packing: Packing) -> Ite
 
 
 def decode_usable(photo: Photo | Pair, needed_side: int) -> tuple[np.ndarray, ...]:
-    """A photograph, or HR and LR of a pair.
-
-    Raises:
-        PhotoError: It is damaged, or a side is shorter than `needed_side` pixels.
-    """
+    """A photograph, or HR and LR of a pair; a PhotoError if a side is shorter than `needed_side` pixels."""
     pictures = photo.decode() if isinstance(photo, Pair) else (photo.decode(),)
     height, width = pictures[0].shape[:2]
     if min(height, width) < needed_side:

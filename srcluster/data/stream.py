@@ -73,12 +73,7 @@ class _Samples:
             yield window, {shard: self.held.get(shard) or self.shard(shard) for shard in wanted}
 
     def shard(self, shard: int) -> Encoded:
-        """A shard from the store or the cache, as its manifest says it is.
-
-        Raises:
-            ShardError: It is something else, also when read again.
-            StorageError: The store can't be read.
-        """
+        """A shard from the store or the cache; a ShardError if it is not what its manifest says, also read again."""
         entry, url = self.manifest.shards[shard], self._url(shard)
 
         def fetch() -> bytes:

@@ -23,11 +23,6 @@ from srcluster.recipe import Model, Start
 def resolve_start(start: Start, model: Model, scale: int) -> Start:
     """The start with a copy of its weights that every worker can read, by their SHA-256, once they are known to fit.
 
-    Args:
-        start: What the recipe says.
-        model: The network that starts from it.
-        scale: Of the network.
-
     Raises:
         UserError: There are no such weights, they are not those of the SHA-256 given, or they don't fit.
     """
@@ -79,11 +74,7 @@ def _why(name: str, places: Mapping[str, Tensor], weights: Mapping[str, Tensor])
 
 
 def begin_with(network: nn.Module, start: Start) -> None:
-    """Give a network the weights of a start that `resolve_start` gave.
-
-    Raises:
-        UserError: They changed meanwhile.
-    """
+    """Give a network the weights of a start that `resolve_start` gave; a UserError if they changed meanwhile."""
     content = storage.read(start.weights)
     if hashlib.sha256(content).hexdigest() != start.sha256:
         raise UserError(f"{start.weights} is not the file that its name says: remove it, and begin the run again")

@@ -29,9 +29,6 @@ def checkerboard(pair: Pair) -> float:
 
     Returns:
         dB, 0 or more: 10 log10(1 + excess in grey levels squared).
-
-    Raises:
-        ValueError: Fewer than 4 * scale pixels are left of a side.
     """
     (line, around), (line_hr, around_hr) = (_lines(plane, pair.scale) for plane in pair.full_luma)
     excess = np.sum(line - around * line_hr / around_hr)

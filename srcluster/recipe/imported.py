@@ -28,11 +28,7 @@ class Imported(Part):
         return self.target.partition(":")[0].partition(".")[0]
 
     def call(self, **more: Any) -> Any:
-        """Import the target, and call it with the arguments, and with more.
-
-        Raises:
-            UserError: There is no such target, or the call fails.
-        """
+        """Import the target, and call it with the arguments, and with more; a UserError if either fails."""
         target = import_target(self.target)
         try:
             return target(**more, **self.args)

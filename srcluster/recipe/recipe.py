@@ -144,7 +144,6 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
 
     Raises:
         RecipeError: One has no key or no =, or a key is given twice.
-        UserError: A value is not valid YAML.
     """
     overrides = {}
     for text in texts:

@@ -61,11 +61,7 @@ _Loader.add_constructor("tag:yaml.org,2002:sexagesimal", _Loader.sexagesimal)
 
 
 def read_yaml(text: str, origin: str) -> Any:
-    """Parse YAML; `origin` names its source in the error.
-
-    Raises:
-        UserError: It is not YAML, or says something that can be read in two ways.
-    """
+    """Parse YAML; `origin` names its source in an error, also of what can be read in two ways."""
     try:
         return yaml.load(text, _Loader)
     except ConstructorError as error:
@@ -84,11 +80,7 @@ def read_mapping(text: str, origin: str, keys: str) -> dict[str, Any]:
 
 
 def read_file(path: Path) -> str:
-    """The text of a YAML file in UTF-8, or in UTF-16 if it begins with a byte order mark.
-
-    Raises:
-        UserError: It can't be read, or is in another encoding.
-    """
+    """The text of a YAML file in UTF-8, or in UTF-16 if it begins with a byte order mark."""
     try:
         content = path.read_bytes()
         return content.decode("utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")

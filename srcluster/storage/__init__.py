@@ -187,12 +187,7 @@ def delete(url: str, *, patience_s: float = PATIENCE_S) -> None:
 def check(url: str, write: bool = False) -> None:
     """Find out within seconds whether `url` can be used as a folder or prefix, before anything depends on it.
 
-    Args:
-        write: Also put a small object there and delete it; a local folder is made if it is missing.
-
-    Raises:
-        StorageError: The endpoint is unreachable, the credentials are missing or wrong, or there is no such bucket
-            or folder.
+    To `write`, a small object is put there and deleted, and a local folder is made if it is missing.
     """
     probe = join(url, f".srcluster-check-{uuid.uuid4().hex}")
     if is_s3(url):
