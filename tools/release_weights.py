@@ -145,11 +145,12 @@ def _training(name: str) -> dict[str, Any]:
     """What MLflow knows of a run: its data, its machine, and how many hours its steps took."""
     tracking.check()
     client = MlflowClient(os.environ["MLFLOW_TRACKING_URI"])
-    run = tracking.RunSpec(EXPERIMENT, name, name).find(client)
-    if run is None:
+    found = tracking.RunSpec(EXPERIMENT, name, name).find(client)
+    if found is None:
         raise UserError(f"MLflow has no run {name} of the experiment {EXPERIMENT!r}")
+    run = client.get_run(found.info.run_id)
     digests = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
-    speed = [(0, 0.0), *tracking.curve(run.info.run_id, "train/patches_per_s")]
+    speed = [(0, 0.0), *tracking.curve(found.info.run_id, "train/patches_per_s")]
     batch = int(run.data.params["data.batch"])
     seconds = sum((step - before) * batch / rate for (before, _), (step, rate) in pairwise(speed))
     return {

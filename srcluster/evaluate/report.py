@@ -16,7 +16,7 @@ from srcluster.evaluate.candidates import EvaluateError, Result
 from srcluster.evaluate.published import PUBLISHED, Published
 from srcluster.pixels.figures import Box, grid
 from srcluster.progress import Rows
-from srcluster.recipe import Criterion, format_metric, metric_title
+from srcluster.recipe import Criterion, format_metric, measure, metric_title
 from srcluster.training.evaluation import means
 
 _PROTOCOLS = {
@@ -167,8 +167,9 @@ def figure(
         image, restored = by_name[benchmark].images[index], {}
         for result in results:
             score = result.scores[benchmark][index]
-            lpips = [f"LPIPS {value:.3f} " for name, value in score.values.items() if name.startswith("lpips")]
-            restored[" ".join([result.label, *lpips])] = score.sr
+            lpips = [name for name in score.values if name.startswith("lpips")]
+            said = [f"{measure(name).title} {format_metric(name, score.values[name])} " for name in lpips]
+            restored[" ".join([result.label, *said])] = score.sr
         rows.append((f"{benchmark}: {image.name}", comparison_of(image, restored, scale, kernels=(), box=crop)))
     return grid(rows)
 

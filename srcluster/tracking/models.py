@@ -8,10 +8,11 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from srcluster.tracking.runs import quoted
 from srcluster.tracking.server import TrackingError, address, patiently, reason
 
 _RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})")
-_REGISTERED = re.compile(r"models:/([^/@]+)(?:/(\d+)|@([^/@]+))")
+_REGISTERED = re.compile(r"models:/([^/@]+)(?:/(\d+|latest)|@([^/@]+))")
 
 FILE = "model.safetensors"
 
@@ -20,7 +21,7 @@ def download_model(name: str, folder: Path) -> Path:
     """Fetch the `model.safetensors` of a run, or of the run that a registered model is of, to a folder.
 
     Args:
-        name: `models:/name/version`, `models:/name@alias`, or a run's id, perhaps after `runs:/`.
+        name: `models:/name/version` or `latest`, `models:/name@alias`, or a run's id, perhaps after `runs:/`.
 
     Raises:
         TrackingError: The server does not answer, or has no such run, model or file.
@@ -44,7 +45,11 @@ def _run_of(client: MlflowClient, name: str) -> str:
     model, version, alias = parts.groups()
 
     def ask() -> ModelVersion:
-        return client.get_model_version_by_alias(model, alias) if alias else client.get_model_version(model, version)
+        if alias:
+            return client.get_model_version_by_alias(model, alias)
+        if version == "latest" and (found := client.search_model_versions(f"name = {quoted(model)}")):
+            return max(found, key=lambda one: int(one.version))
+        return client.get_model_version(model, version)
 
     run_id = patiently(ask).run_id
     if not run_id:

@@ -173,7 +173,8 @@ def test_models_in_storage_and_mlflow(folder, s3, mlflow_server):
     client.create_model_version("srcnn", client.get_run(run_id).info.artifact_uri, run_id)
     client.set_registered_model_alias("srcnn", "best", "1")
     names = [
-        f"{prefix}/model.safetensors", prefix, f"{prefix}/checkpoint", run_id, "models:/srcnn/1", "models:/srcnn@best",
+        f"{prefix}/model.safetensors", prefix, f"{prefix}/checkpoint", run_id,
+        "models:/srcnn/1", "models:/srcnn/latest", "models:/srcnn@best",
     ]  # fmt: skip
     made = run(folder, "plain=" + str(folder), *(f"{i}={name}" for i, name in enumerate(names)), mlflow="evaluated")
     assert len({tuple(entry["means"].items()) for entry in made.values()}) == 1

@@ -7,21 +7,25 @@ import re
 import subprocess
 import sys
 import textwrap
+from importlib import util
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from srcluster import tracking
 from srcluster.data import benchmarks
 from srcluster.errors import UserError
 from srcluster.evaluate.candidates import candidate
 from srcluster.models import build, shipped
 from srcluster.models.find import find_model
-from srcluster.models.saved import load_model, save_weights
+from srcluster.models.saved import load_model, save_weights, weights_bytes
 from srcluster.models.start import resolve_start
 from srcluster.recipe import Recipe, Start, recipe_from
 from srcluster.training.evaluation import evaluate
+from srcluster.training.store import RunStore
 
 
 def save(path, seed: int, half: bool = False) -> Recipe:
@@ -134,3 +138,44 @@ def test_a_card_is_of_its_weights(name, data_sets):
 
 def test_all_of_them_are_small():
     assert sum(path.stat().st_size for path in shipped.FOLDER.glob("*")) < 12e6
+
+
+@pytest.mark.cluster
+def test_a_run_becomes_weights_and_a_card(two, mlflow_server):
+    """Of which no part names this machine's folders."""
+    tool = Path(__file__).parents[2] / "tools" / "release_weights.py"
+    spec = util.spec_from_file_location("release_weights", tool)
+    spec.loader.exec_module(module := util.module_from_spec(spec))
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 52, 3), dtype=np.uint8)
+    (two / "Set").mkdir()
+    Image.fromarray(pixels).save(two / "Set" / "a.png")
+    recipe, network = load_model(two / "weights" / "worse.safetensors")
+    given = {"data.shards": str(two / "shards"), "evaluation.benchmarks": [str(two / "Set")], "data.batch": 8}
+    recipe = recipe_from(recipe.model_dump(mode="json"), given)
+    scores = evaluate(network, benchmarks.load(str(two / "Set"), 4), 4)
+    metrics = {f"best/{key}": value for key, value in scores.items()} | {"best/step": 300, "train/precision_bits": 16}
+    store = RunStore(f"{two}/storage/runs/mine")
+    store.finish(weights_bytes(network.state_dict(), recipe), metrics)
+    params, tags = recipe.model_dump(mode="json"), tracking.environment_tags()
+    with tracking.Run.start("train", "mine", key="mine", params=params, tags=tags) as run:
+        run.dataset("shards", recipe.data.shards, "0123456789ab", "train")
+        for step, speed in ((300, 4.0), (900, 2.0)):
+            run.log({"train/patches_per_s": speed}, step)
+
+    asked = {"run": "mine", "name": "tiny", "dataset": "T91", "author": "a", "license": "MIT", "on": [str(two / "Set")]}
+    module.release(**asked, to=two / "weights")
+    card, file = shipped.card("tiny"), shipped.file_of("tiny").read_bytes()
+    said = card["srcluster"]
+    assert (said["hours"], said["data_digest"]) == (round((300 * 8 / 4 + 600 * 8 / 2) / 3600, 2), "0123456789ab")
+    assert said["machine"] == tags["env.device"]
+    assert (said["precision"], said["recipe"]["data"]["shards"]) == ("bf16", "shards")
+    assert said["scores"] == pytest.approx(scores, abs=1e-4)
+    assert (card["size"], card["architecture"], card["trainingBatchSize"]) == (["4nf", "2nc"], "compact", 8)
+    assert str(two) not in json.dumps(card)
+    assert str(two).encode() not in file
+    assert card["resources"][0]["sha256"] == hashlib.sha256(file).hexdigest()
+    assert torch.equal(first_weight("tiny"), first_weight("worse"))
+
+    store.stop(metrics | {"best/psnr_y/Set": scores["psnr_y/Set"] + 0.01})
+    with pytest.raises(UserError, match=r"has psnr_y/Set .* and the run recorded"):
+        module.release(**asked, to=two / "weights")
