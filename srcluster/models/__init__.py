@@ -16,8 +16,6 @@ from srcluster.models.span import SPAN
 from srcluster.models.srcnn import SRCNN
 from srcluster.recipe import Interpolation, Model
 
-__all__ = ["build"]
-
 
 def build(spec: Model | Interpolation, scale: int) -> Network:
     """The network that the recipe describes, freshly initialised from torch's random state."""

@@ -14,9 +14,6 @@ from srcluster.objectives.vgg import Perceptual
 from srcluster.objectives.weights import read
 from srcluster.recipe.objective import Adversarial, ImportedObjective, Objective, Single, Sum
 
-__all__ = ["build", "resolve", "terms"]
-
-
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 

@@ -21,12 +21,10 @@ from typing import IO
 
 from srcluster.storage import s3
 from srcluster.storage.faults import StorageError
-from srcluster.storage.s3 import PATIENCE_S, ConflictError
+from srcluster.storage.s3 import PATIENCE_S, ConflictError, make_bucket
 
 CHUNK_BYTES = 1 << 20
 _SCHEME = r"[a-z][a-z0-9+.-]*:/"
-
-make_bucket = s3.make_bucket
 
 
 def is_s3(url: str) -> bool:
