@@ -47,8 +47,11 @@ def _run_of(client: MlflowClient, name: str) -> str:
     def ask() -> ModelVersion:
         if alias:
             return client.get_model_version_by_alias(model, alias)
-        if version == "latest" and (found := client.search_model_versions(f"name = {quoted(model)}")):
-            return max(found, key=lambda one: int(one.version))
+        if version == "latest":
+            versions = client.search_model_versions(f"name = {quoted(model)}")
+            if not versions:
+                raise TrackingError(f"MLflow has no registered model {model!r}")
+            return max(versions, key=lambda one: int(one.version))
         return client.get_model_version(model, version)
 
     run_id = patiently(ask).run_id

@@ -180,6 +180,8 @@ def test_models_in_storage_and_mlflow(folder, s3, mlflow_server):
     assert len({tuple(entry["means"].items()) for entry in made.values()}) == 1
     with pytest.raises(UserError, match="refuses"):
         run(folder, "models:/srcnn/7")
+    with pytest.raises(UserError, match="no registered model 'none'"):
+        run(folder, "models:/none/latest")
     found = client.search_runs([client.get_experiment_by_name("evaluated").experiment_id])
     logged = {run.info.run_name: run.data.metrics for run in found}
     assert logged["plain"]["psnr_y/Two"] == pytest.approx(made["plain"]["means"]["psnr_y/Two"])
