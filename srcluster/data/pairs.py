@@ -67,7 +67,8 @@ def match(hr: Sequence[Photo], lr: Sequence[Photo]) -> list[tuple[Photo, Photo |
 
 
 def scale_of(pairs: Sequence[tuple[Photo, Photo | None]]) -> int:
-    """HR pixels per LR pixel, by the first pair that can be read; PhotoError without one."""
+    """HR pixels per LR pixel, by the first pair that can be read and fits; PhotoError without one."""
+    misfit = ""
     for hr, lr in pairs:
         try:
             sizes = (hr.decode().shape[:2], lr.decode().shape[:2]) if lr else None
@@ -75,14 +76,14 @@ def scale_of(pairs: Sequence[tuple[Photo, Photo | None]]) -> int:
             continue
         if sizes:
             scale = sizes[0][0] // sizes[1][0]
-            if scale < 1 or [length // scale for length in sizes[0]] != list(sizes[1]):
-                (height, width), (lr_height, lr_width) = sizes
-                raise PhotoError(
-                    f"{hr.name} is {width} x {height} and its LR picture {lr_width} x {lr_height}: the first must be a "
-                    "whole multiple of the second"
-                )
-            return scale
-    raise PhotoError("no pair of pictures can be read")
+            if scale and [length // scale for length in sizes[0]] == list(sizes[1]):
+                return scale
+            (height, width), (lr_height, lr_width) = sizes
+            misfit = misfit or (
+                f"{hr.name} is {width} x {height} and its LR picture {lr_width} x {lr_height}: the first must be a "
+                "whole multiple of the second"
+            )
+    raise PhotoError(misfit or "no pair of pictures can be read")
 
 
 def _stem(photo: Photo) -> str:

@@ -81,6 +81,12 @@ def test_pairs_that_do_not_fit_are_listed(tmp_path):
     assert "0004x2.png" in manifest.skipped[2].reason
 
 
+def test_the_first_pair_may_be_one_that_does_not_fit(tmp_path):
+    hr, lr = pictures(tmp_path, 2)
+    Image.new("RGB", (50, 70)).save(tmp_path / "LR" / "sub" / "0000x2.png")
+    assert scale_of(match(find(hr), find(lr))) == 2
+
+
 def test_hr_is_cut_to_what_lr_shows(tmp_path):
     for kind, size in (("HR", (83, 62)), ("LR", (20, 15))):
         (tmp_path / kind).mkdir()
