@@ -10,11 +10,16 @@ them; what is compared are the ratios of medians. Beside them stand two that are
 - `MSRResNet fp32`: what BasicSR's MSRResNet recipe computes in a step, for patches of the same size: no batch norm, L1,
   Adam, EMA, eager, default layout.
 
-`of peak` is the share of what a large bf16 matrix product does on this machine, measured between the rounds; a step's
-arithmetic is counted by torch. Peak memory is that of a process of its own.
+- `LR alone`: LR made of HR, which is a part of every step; its share of the step in bf16 is the last line.
+- `bf16, no adversary`: where the objective has an adversarial term, the step without it.
+
+`eager fp32` and `MSRResNet fp32` have no discriminator. `of peak` is the share of what a large bf16 matrix product does
+on this machine, measured between the rounds; a step's arithmetic is counted by torch. Peak memory is that of a process
+of its own.
 """
 
 import copy
+import itertools
 import re
 import subprocess
 import sys
@@ -29,10 +34,12 @@ from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from srcluster import models, objectives
-from srcluster.data.degradation import degrade, margin
+from srcluster.data.degradation import lr_and_hr, margin
 from srcluster.models.residual import PReLU
 from srcluster.models.upsamplers import SubPixel
 from srcluster.recipe import Recipe, load
+from srcluster.recipe.objective import Sum
+from srcluster.training.adversary import Adversary
 from srcluster.training.checkpoint import State
 from srcluster.training.loop import Step
 from srcluster.training.optimizer import make_optimizer
@@ -53,8 +60,16 @@ def ours(recipe: Recipe, hr: torch.Tensor) -> Callable[[], None]:
     precision = choose(recipe.precision)
     network = precision.prepare(models.build(recipe.model, recipe.scale), recipe.compile)
     average = {name: weight.detach().clone() for name, weight in network.named_parameters()} if recipe.ema else {}
-    step = Step(recipe, State(network, make_optimizer(network, recipe.optimizer), average), precision, Ranks(0, 1))
+    state = State(network, make_optimizer(network, recipe.optimizer), average)
+    state.adversary = Adversary.of(recipe.objective, precision)
+    step = Step(recipe, state, precision, Ranks(0, 1))
     return lambda: step((hr,))
+
+
+def degradation(recipe: Recipe, hr: torch.Tensor) -> Callable[[], tuple[torch.Tensor, torch.Tensor]]:
+    """Makes LR and HR of the patches, by other draws each time."""
+    steps, places = itertools.count(), range(len(hr))
+    return lambda: lr_and_hr(recipe.degradation, (hr,), recipe.scale, seed=0, step=next(steps), places=places)
 
 
 def plain(recipe: Recipe, hr: torch.Tensor) -> Callable[[], None]:
@@ -62,7 +77,8 @@ def plain(recipe: Recipe, hr: torch.Tensor) -> Callable[[], None]:
     network = as_in_torch(models.build(recipe.model, recipe.scale))
     # SRCNN pads nothing while it is trained by us.
     network.train(recipe.model.kind != "srcnn")
-    return tutorial(network, objectives.build(recipe.objective, torch.device("cpu"), torch.float32), hr, recipe.scale)
+    terms = objectives.terms(recipe.objective, torch.device("cpu"), torch.float32).values()
+    return tutorial(network, lambda sr, hr: sum(w * loss(sr, hr) for w, loss in terms), degradation(recipe, hr))
 
 
 def as_in_torch(network: nn.Module) -> nn.Module:
@@ -101,15 +117,15 @@ class MSRResNet(nn.Module):
 
 
 def basicsr(recipe: Recipe, hr: torch.Tensor) -> Callable[[], None]:
-    return tutorial(MSRResNet(), F.l1_loss, hr, 4, average=True)
+    return tutorial(MSRResNet(), F.l1_loss, degradation(recipe, hr), average=True)
 
 
-def tutorial(network: nn.Module, objective: Callable, hr: torch.Tensor, scale: int, average: bool = False):
+def tutorial(network: nn.Module, objective: Callable, lr_and_hr: Callable, average: bool = False):
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-4, fused=False, foreach=False)
     kept = copy.deepcopy(network) if average else None
 
     def step() -> None:
-        lr, target = degrade(hr, scale)
+        lr, target = lr_and_hr()
         optimizer.zero_grad()
         objective(network(lr), target).backward()
         optimizer.step()
@@ -128,6 +144,11 @@ def variants(recipe: Recipe) -> dict[str, Callable[[torch.Tensor], Callable[[], 
     for label, change in CHANGES.items():
         changed = recipe.model_copy(update=change)
         made[label] = lambda hr, changed=changed: ours(changed, hr)
+    if recipe.objective.kind == "sum" and recipe.objective.adversarial:
+        others = {name: term for name, term in recipe.objective.terms.items() if term.objective.kind != "adversarial"}
+        changed = recipe.model_copy(update={**CHANGES["bf16"], "objective": Sum(kind="sum", terms=others)})
+        made["bf16, no adversary"] = lambda hr: ours(changed, hr)
+    made["LR alone"] = lambda hr: degradation(recipe, hr)
     return made
 
 
@@ -150,7 +171,7 @@ def main() -> None:
     only = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("--memory-of=")]
     arguments = [word for word in sys.argv[1:] if not word.startswith("--")] or ["srresnet"]
     recipe = load(arguments[0], arguments[1:])
-    side = recipe.data.patch + 2 * margin(recipe.scale)
+    side = recipe.data.patch + 2 * margin(recipe.scale, recipe.degradation)
     hr = torch.randint(256, (recipe.data.batch, 3, side, side), dtype=torch.uint8)
     made = variants(recipe)
     if only:
@@ -183,16 +204,22 @@ def main() -> None:
     print(f"{torch.get_num_threads()} threads; matrix product: ", end="")
     print(*(f"{dtype} {flops_per_s / 1e9:.0f} GFLOP/s" for dtype, flops_per_s in peak.items()), sep=", ")
     base = median(seconds["eager fp32"])
-    print(f"{'':16} {'s':>8} {'patches/s':>10} {'speed-up':>9} {'of peak':>8} {'MiB':>6}")
+    print(f"{'':18} {'s':>8} {'patches/s':>10} {'speed-up':>9} {'of peak':>8} {'MiB':>6}")
     for label, times in seconds.items():
         middle = median(times)
         # What is not ours has arithmetic of its own.
-        share = "" if label == "MSRResNet fp32" else f"{flops / middle / peak[torch.bfloat16]:.0%}"
+        share = (
+            ""
+            if label in ("MSRResNet fp32", "bf16, no adversary", "LR alone")
+            else f"{flops / middle / peak[torch.bfloat16]:.0%}"
+        )
         rate = recipe.data.batch / middle
         print(
-            f"{label:16} {middle:8.4f} {rate:10.1f} {base / middle:8.2f}x {share:>8} {peak_mib(label, arguments):6}",
+            f"{label:18} {middle:8.4f} {rate:10.1f} {base / middle:8.2f}x {share:>8} {peak_mib(label, arguments):6}",
             flush=True,
         )
+    share = median(seconds["LR alone"]) / median(seconds["bf16"])
+    print(f"LR by degradation.kind: {recipe.degradation.kind} takes {share:.0%} of a step in bf16")
 
 
 if __name__ == "__main__":
