@@ -1,6 +1,9 @@
 """A network of one's own: nothing of it is in srcluster, which calls it by its name in the sweep beside it."""
 
+from collections.abc import Callable
+
 import torch
+from numpy.random import Generator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -41,3 +44,8 @@ class Edges(nn.Module):
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
         edges = sum(F.l1_loss(sr.diff(dim=axis), hr.diff(dim=axis)) for axis in (-2, -1))
         return F.l1_loss(sr, hr) + self.weight * edges
+
+
+def fade(least: float = 0.8) -> Callable[[Tensor, Generator], Tensor]:
+    """A step of the degradation: darker by a random factor. Its image is 3 x H x W in [0, 1]."""
+    return lambda image, random: image * random.uniform(least, 1)

@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from srcluster.data.pipeline import check_steps
 from srcluster.errors import UserError
 from srcluster.models.find import find_model
+from srcluster.recipe.pipeline import Pipeline
 
 EXAMPLE = Path(__file__).parents[2] / "sweeps" / "own_network"
 
@@ -18,6 +20,12 @@ def test_the_example_runs_dry(typed, monkeypatch):
     status, printed = typed("sweep", "sweeps/own_network/sweep.yaml", "--dry-run")
     assert status == 0
     assert "width=32 weight=1" in printed
+
+
+def test_its_degradation_is_one(monkeypatch):
+    monkeypatch.chdir(EXAMPLE.parents[1])
+    (line,) = re.findall(r"# (degradation: .*)", (EXAMPLE / "sweep.yaml").read_text())
+    check_steps(Pipeline.model_validate(yaml.safe_load(line)["degradation"]).steps)
 
 
 @pytest.mark.cluster
