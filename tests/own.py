@@ -30,6 +30,10 @@ class Scaled(nn.Module):
         self.scale = nn.Parameter(torch.ones(1))
 
 
+class Identity(nn.Identity):
+    """It takes whatever it is called with."""
+
+
 def number(scale: int) -> int:
     return scale
 
@@ -44,3 +48,14 @@ def pixelwise():
 
 def darker(factor: float):
     return lambda image, random: image * factor * random.uniform(1, 1)
+
+
+def grey():
+    return lambda image, random: image.mean(0)
+
+
+def crash(scale: int = 4):
+    """Of a network, a loss or a degradation."""
+    module = nn.Conv2d(3, 3, 1)
+    module.forward = lambda *inputs: inputs[0].nothing
+    return module

@@ -13,6 +13,7 @@ from numpy.random import Generator
 from torch import Tensor
 from torch.nn import functional as F
 
+from srcluster.errors import UserError
 from srcluster.pixels.blur_kernels import blur_kernel, sinc_kernel
 from srcluster.pixels.jpeg import jpeg
 from srcluster.pixels.resize import to_uint8
@@ -64,6 +65,25 @@ def _run(
 
 
 _imported = functools.cache(ImportedStep.call)
+
+
+def check_steps(steps: Sequence[Step]) -> None:
+    """Try the steps of a person's own on an image.
+
+    Raises:
+        UserError: One can't be imported, fails, or gives something else than an image.
+    """
+    for step in steps:
+        match step.kind:
+            case "import":
+                image = step.trial(_imported(step), torch.rand(3, 32, 32), np.random.default_rng(0))
+                if not isinstance(image, Tensor) or image.ndim != 3 or len(image) != 3:
+                    what = f"{list(image.shape)}" if isinstance(image, Tensor) else type(image).__name__
+                    raise UserError(f"{step.target} gives {what} for an image, and a degraded image is 3 x H x W")
+            case "shuffle":
+                check_steps(step.steps)
+            case "one_of":
+                check_steps(sum(step.choices, ()))
 
 
 def _kernel(step: Blur, random: Generator) -> np.ndarray:

@@ -58,7 +58,7 @@ def fitting(network: nn.Module, weights: Mapping[str, Tensor], start: Start) -> 
     fit = {name: tensor for name, tensor in weights.items() if name in places and tensor.shape == places[name].shape}
     wrong = [name for name in {**places, **weights} if name not in fit]
     if wrong and start.strict:
-        others = f" and {len(wrong) - 1} others" if len(wrong) > 1 else ""
+        others = f", and so with {len(wrong) - 1} more" if len(wrong) > 1 else ""
         raise UserError(
             f"{start.weights} does not fit this network: {_why(wrong[0], places, weights)}{others}; start.strict=false "
             "takes what fits, for another scale or upsampler"

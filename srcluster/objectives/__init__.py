@@ -75,7 +75,7 @@ def resolve(spec: Objective | Adversarial) -> Objective | Adversarial:
         case "vgg":
             return read(spec)[0]
         case "import":
-            build(spec, torch.device("cpu"), torch.float32)(*torch.rand(2, 1, 3, 32, 32))
+            spec.trial(build(spec, torch.device("cpu"), torch.float32), *torch.rand(2, 1, 3, 32, 32))
         case "sum":
             resolved = {name: resolve(term.objective) for name, term in spec.terms.items()}
             terms = {name: spec.terms[name].model_copy(update={"objective": resolved[name]}) for name in resolved}

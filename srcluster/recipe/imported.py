@@ -2,16 +2,24 @@
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
 
 from srcluster.errors import UserError
 from srcluster.recipe.validation import Part
 
-Target = Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+
+def _importable(target: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", target):
+        raise ValueError(f"it reads package.module:Name, not {target!r}")
+    return target
+
+
+Target = Annotated[str, AfterValidator(_importable)]
 
 
 class Imported(Part):
@@ -35,6 +43,20 @@ class Imported(Part):
         except Exception as error:
             said = ", ".join(f"{name}={value!r}" for name, value in (more | self.args).items())
             raise UserError(f"{self.target}({said}) fails: {type(error).__name__}: {error}") from error
+
+    def trial(self, made: Callable[..., Any], *values: Any) -> Any:
+        """What that which the target made gives for some values, before anything starts.
+
+        Raises:
+            UserError: It fails.
+        """
+        try:
+            return made(*values)
+        except UserError:
+            raise
+        except Exception as error:
+            why = str(error).partition("\n")[0]
+            raise UserError(f"{self.target} fails when it is tried: {type(error).__name__}: {why}") from error
 
 
 def import_target(target: str) -> Callable[..., Any]:

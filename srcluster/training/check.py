@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 
 from srcluster import models
+from srcluster.data.pipeline import check_steps
 from srcluster.recipe import Model, Optimizer, Recipe, RecipeError
 from srcluster.recipe.objective import VGG, Adversarial, Objective
 from srcluster.training.optimizer import make_optimizer
@@ -18,6 +19,8 @@ def check_trainable(recipe: Recipe) -> None:
         UserError: The recipe's parts don't fit together.
     """
     side = _trained_side(recipe.model, recipe.scale, recipe.optimizer, recipe.data.batch, recipe.data.patch)
+    if recipe.degradation.kind == "pipeline":
+        check_steps(recipe.degradation.steps)
     for spec in _vggs(recipe.objective):
         deepest = max(int(layer[4]) for layer in spec.layers)
         if side < (least := 2 ** (deepest - 1)):
@@ -36,7 +39,8 @@ def _trained_side(model: Model, scale: int, optimizer: Optimizer, batch: int, pa
         network = models.build(model, scale).train()
         make_optimizer(network, optimizer)
         try:
-            return network(torch.zeros(batch, 3, patch // scale, patch // scale)).shape[-1]
+            lr = torch.zeros(batch, 3, patch // scale, patch // scale)
+            return (model.trial(network, lr) if model.kind == "import" else network(lr)).shape[-1]
         except (RuntimeError, ValueError) as error:
             why = str(error).partition("\n")[0]
             raise RecipeError(

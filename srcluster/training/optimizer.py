@@ -12,7 +12,7 @@ def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer
     """The optimiser of a recipe, with a parameter group of its own for each entry of `layer_lr`.
 
     Raises:
-        RecipeError: `layer_lr` names no layer of the network.
+        RecipeError: The network has no weights, or `layer_lr` names no layer of it.
     """
     groups: dict[str, list[nn.Parameter]] = {layer: [] for layer in spec.layer_lr}
     others: list[nn.Parameter] = []
@@ -25,6 +25,8 @@ def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer
             raise RecipeError(f"optimizer.layer_lr names no layer {layer!r} of this network; it has {layers}")
     grouped = [{"params": others, "lr": spec.lr}] if others else []
     grouped += [{"params": weights, "lr": spec.layer_lr[layer]} for layer, weights in groups.items()]
+    if not grouped:
+        raise RecipeError("the network has no weights: there is nothing to train")
     decay, fused = spec.weight_decay, not next(network.parameters()).is_meta
     match spec.kind:
         case "adam":

@@ -80,5 +80,5 @@ def test_arguments_that_it_does_not_take():
 
 
 def test_a_target_is_a_module_and_a_name():
-    with pytest.raises(RecipeError, match=r"model\.target"):
+    with pytest.raises(RecipeError, match=r"model\.target: it reads package\.module:Name, not 'own\.Net'"):
         recipe_of("own.Net")

@@ -59,7 +59,9 @@ def test_another_scale(tmp_path, storage, capsys):
     network = saved(tmp_path / "x2.pth", scale=2)
     recipe = recipe_of()
     strict = Start(weights=str(tmp_path / "x2.pth"))
-    with pytest.raises(UserError, match=r"body\.6\.weight is 12 x 4 x 3 x 3 there, and 48 x 4 x 3 x 3 here and 1 oth"):
+    with pytest.raises(
+        UserError, match=r"body\.6\.weight is 12 x 4 x 3 x 3 there, and 48 x 4 x 3 x 3 here, and so with 1 more"
+    ):
         resolve_start(strict, recipe.model, 4)
     start = resolve_start(strict.model_copy(update={"strict": False}), recipe.model, 4)
     assert "no weights that fit 2 of this network's: body.6.weight, body.6.bias" in capsys.readouterr().out

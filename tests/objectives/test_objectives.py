@@ -127,5 +127,7 @@ def test_a_loss_of_ones_own(monkeypatch):
     torch.testing.assert_close(build(spec, CPU, torch.float32)(sr, hr), (sr - hr).square().mean())
     with pytest.raises(UserError, match=r"own:pixelwise gives \[1, 3, 32, 32\] for SR and HR, and a loss is a scalar"):
         resolve(spec.model_copy(update={"target": "own:pixelwise", "args": {}}))
+    with pytest.raises(UserError, match="own:crash fails when it is tried: AttributeError"):
+        resolve(spec.model_copy(update={"target": "own:crash", "args": {}}))
     with pytest.raises(UserError, match="there is no own:gone to import"):
         resolve(spec.model_copy(update={"target": "own:gone"}))
