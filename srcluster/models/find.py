@@ -72,7 +72,7 @@ def _label(name: str) -> str:
     path = PurePosixPath(name.removeprefix(shipped.PREFIX).partition("?")[0])
     if path.suffix in SUFFIXES:
         path = path.with_suffix("")
-    return (path.parent if path.stem in _FILES and path.parent.name else path).name or name
+    return (path.parent if path.name in _FILES and path.parent.name else path).name or name
 
 
 def holds_model(folder: str) -> bool:

@@ -20,7 +20,7 @@ from srcluster.data import benchmarks
 from srcluster.errors import UserError
 from srcluster.evaluate.candidates import candidate
 from srcluster.models import build, shipped
-from srcluster.models.find import find_model
+from srcluster.models.find import _label, find_model
 from srcluster.models.saved import load_model, save_weights, weights_bytes
 from srcluster.models.start import resolve_start
 from srcluster.recipe import Recipe, Start, recipe_from
@@ -61,6 +61,21 @@ def test_they_are_known_where_a_model_is_named(two):
     assert not torch.equal(first_weight("better"), first_weight("worse"))
     with pytest.raises(UserError, match="no network 'none' comes with srcluster; there are: better, worse"):
         find_model("shipped:none")
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("mine", "mine"),
+        ("runs/model.v2/", "model.v2"),
+        ("s3://bucket/runs/mine/model.safetensors", "mine"),
+        ("https://host/4x.pth?raw=true", "4x"),
+        ("model.safetensors", "model"),
+        ("models:/srcnn/1", "models:/srcnn/1"),
+    ],
+)
+def test_a_model_is_labelled_as_it_is_called(name, label):
+    assert _label(name) == label
 
 
 def test_a_training_starts_from_one_by_its_sha256(two):
