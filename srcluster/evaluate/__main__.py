@@ -10,7 +10,8 @@ import typer
 from srcluster import cli, storage
 from srcluster.cluster.choose import choose_cluster
 from srcluster.data import benchmarks
-from srcluster.evaluate.candidates import Candidate, EvaluateError, candidate
+from srcluster.errors import UserError
+from srcluster.evaluate.candidates import Candidate, candidate
 from srcluster.evaluate.candidates import evaluate as run
 from srcluster.evaluate.page import page
 from srcluster.evaluate.report import (
@@ -102,7 +103,7 @@ def evaluate(
     functions = load_measures(wanted, lpips or "auto", lpips_input or "auto")
     scale = _scale(entries, scale)
     if doubled := [label for label, count in Counter(entry.label for entry in entries).items() if count > 1]:
-        raise EvaluateError(f"{doubled[0]} is what several models are called: name them, LABEL=MODEL")
+        raise UserError(f"{doubled[0]} is what several models are called: name them, LABEL=MODEL")
     sets = benchmarks.load_all(on or benchmarks.at_hand(), scale, lr)
     for one in sets:
         for note in one.notes:
@@ -140,7 +141,7 @@ def _measure(words: str) -> Measure:
     try:
         return measure(words)
     except ValueError as error:
-        raise EvaluateError(f"--metrics: {error}") from error
+        raise UserError(f"--metrics: {error}") from error
 
 
 def _criterion(words: str, measures: dict[str, Measure], benchmarks: list[str]) -> Criterion:
@@ -150,7 +151,7 @@ def _criterion(words: str, measures: dict[str, Measure], benchmarks: list[str]) 
     for exact, one in measures.items():
         if name in (exact, one.name) and benchmark in benchmarks:
             return Criterion(f"{exact}/{benchmark}", one.higher)
-    raise EvaluateError(
+    raise UserError(
         f"--sort is one of {', '.join(measures)}, perhaps with /SET of {', '.join(benchmarks)}, not {words}"
     )
 
@@ -160,7 +161,7 @@ def _scale(entries: list[Candidate], asked: int) -> int:
     scales = {entry.label: entry.network.scale for entry in entries if entry.network is not None}
     if len(set(scales.values())) > 1:
         said = ", ".join(f"{label} by {scale}" for label, scale in scales.items())
-        raise EvaluateError(f"these enlarge differently, {said}: evaluate them one by one, or give --scale")
+        raise UserError(f"these enlarge differently, {said}: evaluate them one by one, or give --scale")
     return next(iter(scales.values()), asked)
 
 

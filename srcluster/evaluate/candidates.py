@@ -26,10 +26,6 @@ from srcluster.training.evaluation import Score, compare
 from srcluster.training.measures import Functions
 
 
-class EvaluateError(UserError):
-    """What was asked for can't be evaluated."""
-
-
 @dataclass(frozen=True)
 class Candidate:
     """What is evaluated: a network, or the pictures that another one made.
@@ -197,14 +193,14 @@ def _pictures(entry: Candidate, benchmark: Benchmark, scale: int) -> Iterator[tu
         ] or matches
         if len(matches) != 1:
             there = " and ".join(photo.name for photo in matches) or "none"
-            raise EvaluateError(
+            raise UserError(
                 f"{entry.label} must have one picture of {benchmark.name}'s {image.name}, called {image.name}.png or "
                 f"{image.name}_x{scale}.png and the like, and has {there}"
             )
         sr = matches[0].decode()
         if sr.shape != image.hr.shape:
             (height, width), (hr_height, hr_width) = sr.shape[:2], image.hr.shape[:2]
-            raise EvaluateError(
+            raise UserError(
                 f"{matches[0].name} of {entry.label} has {width} x {height} pixels, and the original has {hr_width} x "
                 f"{hr_height} where its sides are cut to multiples of {scale}: enlarge that one's LR by {scale}"
             )

@@ -12,7 +12,8 @@ from PIL import Image
 
 from srcluster.data.benchmarks import Benchmark
 from srcluster.data.figures import comparison_of
-from srcluster.evaluate.candidates import EvaluateError, Result
+from srcluster.errors import UserError
+from srcluster.evaluate.candidates import Result
 from srcluster.evaluate.published import PUBLISHED, Published
 from srcluster.pixels.figures import Box, grid
 from srcluster.progress import Rows
@@ -132,18 +133,18 @@ def chosen_images(benchmarks: Sequence[Benchmark], names: Sequence[str], crop: B
     """The images of a figure, each as a benchmark's name and a position: by their names, or three of each benchmark.
 
     Raises:
-        EvaluateError: There is no such image, or the crop is not inside one.
+        UserError: There is no such image, or the crop is not inside one.
     """
     all_images = {image.name: (b.name, i) for b in reversed(benchmarks) for i, image in enumerate(b.images)}
     if unknown := [name for name in names if name not in all_images]:
-        raise EvaluateError(f"no benchmark has an image {unknown[0]!r}; there are {', '.join(sorted(all_images))}")
+        raise UserError(f"no benchmark has an image {unknown[0]!r}; there are {', '.join(sorted(all_images))}")
     chosen = [all_images[n] for n in names] or [(b.name, i) for b in benchmarks for i in range(min(3, len(b.images)))]
     if crop:
         (left, top, width, height), by_name = crop, {benchmark.name: benchmark for benchmark in benchmarks}
         for image in (by_name[name].images[i] for name, i in chosen):
             rows, columns = image.hr.shape[:2]
             if not (0 <= left < left + width <= columns and 0 <= top < top + height <= rows):
-                raise EvaluateError(f"--crop {crop} is not inside {image.name}, which has {columns} x {rows} pixels")
+                raise UserError(f"--crop {crop} is not inside {image.name}, which has {columns} x {rows} pixels")
     return chosen
 
 

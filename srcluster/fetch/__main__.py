@@ -141,10 +141,6 @@ ELSEWHERE = {
 """Data sets that can't be fetched without a person, and how to get them."""
 
 
-class FetchError(UserError):
-    """A data set can't be fetched as it was asked for."""
-
-
 def fetch(
     names: Annotated[
         list[str],
@@ -163,7 +159,7 @@ def fetch(
     # Files of a folder that was named are used where they are, and stay.
     borrowed = Path(mirror) if mirror is not None and Path(mirror).is_dir() else None
     if mirror and not borrowed and not mirror.startswith(("http://", "https://")):
-        raise FetchError(f"--from {mirror} is neither a folder nor an http(s) address; correct it")
+        raise UserError(f"--from {mirror} is neither a folder nor an http(s) address; correct it")
     storage.check(to, write=True)
     downloads = downloads or local.state_folder() / "downloads"
     for name, source in wanted.items():
@@ -189,16 +185,16 @@ def fetch(
 
 def _source(name: str) -> Source:
     if name in ELSEWHERE:
-        raise FetchError(f"{name} is {ELSEWHERE[name]} within the folder that SRCLUSTER_DATA names")
+        raise UserError(f"{name} is {ELSEWHERE[name]} within the folder that SRCLUSTER_DATA names")
     if name not in SOURCES:
-        raise FetchError(f"a data set is one of {', '.join(SOURCES)}, not {name!r}{did_you_mean(name, SOURCES)}")
+        raise UserError(f"a data set is one of {', '.join(SOURCES)}, not {name!r}{did_you_mean(name, SOURCES)}")
     return SOURCES[name]
 
 
 def _borrow(source: Source, folder: Path) -> Path:
     path = folder / source.file
     if not path.is_file():
-        raise FetchError(f"there is no {path}; put {source.url} there, or leave out --from")
+        raise UserError(f"there is no {path}; put {source.url} there, or leave out --from")
     return path
 
 
@@ -243,7 +239,7 @@ def _put(path: Path, source: Source, place: str) -> None:
     if not len(set(names)) == len(names) == source.count:
         raise ArchiveError(f"{path} holds {len(names)} {source.pictures}, not {source.count}; name another mirror")
     if strangers := sorted(set(storage.names(place)) - set(names)):
-        raise FetchError(f"{place} holds {strangers[0]}, which is not of this data set; move it, or fetch elsewhere")
+        raise UserError(f"{place} holds {strangers[0]}, which is not of this data set; move it, or fetch elsewhere")
     files = archive.pictures(path, source.pictures)
     done = 0
     with (

@@ -53,7 +53,7 @@ def find_model(name: str, scale: int = 4, allow_import: Collection[str] = ()) ->
     Raises:
         UserError: There is none, or it is damaged.
         StorageError: It can't be read.
-        TrackingError: MLflow can't be reached, or has none.
+        UserError: MLflow can't be reached, or has none.
     """
     if name in get_args(Kernel):
         return FoundModel(name, models.build(Interpolation(kernel=name), scale).eval())

@@ -23,10 +23,6 @@ from srcluster.progress import progress
 from srcluster.recipe.validation import explain
 
 
-class PackError(UserError):
-    """What was asked for can't be packed, or what was packed is not as it was."""
-
-
 def pack(
     source: Annotated[
         str | None,
@@ -67,16 +63,16 @@ def pack(
     Typed again after an interruption, it makes only the shards that are missing.
     """
     if workers < 0 or limit < 0:
-        raise PackError("--workers and --limit must be 0 or more")
+        raise UserError("--workers and --limit must be 0 or more")
     if not 0 <= skip_share <= 1:
-        raise PackError(f"--skip-share must be from 0 to 1, not {skip_share:g}")
+        raise UserError(f"--skip-share must be from 0 to 1, not {skip_share:g}")
     if verify is not None:
         if source is not None or to is not None:
-            raise PackError("--verify reads shards that are there: leave out SOURCE and --to")
+            raise UserError("--verify reads shards that are there: leave out SOURCE and --to")
         _verify(storage.absolute(verify), choose_cluster(address), workers)
         return
     if source is None or to is None:
-        raise PackError("say what to pack and where to: python -m srcluster.pack SOURCE --to URL")
+        raise UserError("say what to pack and where to: python -m srcluster.pack SOURCE --to URL")
     settings = {
         "source": source,
         "crop": crop or None,
@@ -155,7 +151,7 @@ def _packing(**settings: Any) -> Packing:
     try:
         return Packing(**settings)
     except ValidationError as error:
-        raise PackError(explain(error, Packing)) from error
+        raise UserError(explain(error, Packing)) from error
 
 
 def _refuse_others(url: str, packing: Packing) -> None:
@@ -165,7 +161,7 @@ def _refuse_others(url: str, packing: Packing) -> None:
         return
     there, asked = (dict(packed) for packed in (shards.load_manifest(url).packing, packing))
     if changed := [f"{name} {there[name]}, not {asked[name]}" for name in asked if there[name] != asked[name]]:
-        raise PackError(f"{url} has shards of other settings ({'; '.join(changed)}): pack elsewhere, or delete them")
+        raise UserError(f"{url} has shards of other settings ({'; '.join(changed)}): pack elsewhere, or delete them")
 
 
 def _verify(url: str, address: str, workers: int) -> None:
@@ -176,7 +172,7 @@ def _verify(url: str, address: str, workers: int) -> None:
     for checked in bad:
         print(f"{checked.name} {checked.fault}")
     if bad:
-        raise PackError(
+        raise UserError(
             f"{len(bad)} of {len(all_checked)} shards of {url} are bad: delete them and pack with the same settings, "
             "which makes only these again"
         )

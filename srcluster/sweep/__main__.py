@@ -8,8 +8,9 @@ import typer
 
 from srcluster import cli
 from srcluster.cluster.choose import choose_cluster
+from srcluster.errors import UserError
 from srcluster.recipe import parse_overrides
-from srcluster.sweep.plan import SweepError, load_sweep, print_plan
+from srcluster.sweep.plan import load_sweep, print_plan
 
 
 def sweep(
@@ -36,7 +37,7 @@ def sweep(
         print_plan(plan, trials)
         return
     if plan.search and not importlib.util.find_spec("optuna"):
-        raise SweepError("search: {kind: tpe} needs Optuna: pip install 'srcluster[tpe]'")
+        raise UserError("search: {kind: tpe} needs Optuna: pip install 'srcluster[tpe]'")
     address = choose_cluster(address, required=True)
     # Ray reads its environment when it is imported.
     from srcluster.sweep import driver
@@ -52,7 +53,7 @@ def sweep(
         print(f"interrupted; nothing is lost, continue with: {command}")
         raise typer.Exit(130)
     if not outcome.finished:
-        raise SweepError("no trial came to its end; the table above says why")
+        raise UserError("no trial came to its end; the table above says why")
 
 
 if __name__ == "__main__":

@@ -19,8 +19,9 @@ from srcluster import storage, tracking
 from srcluster.cli import end_as_ctrl_c
 from srcluster.cluster.tasks import CPU_NODES, check_reachable, connect, warn_if_no_capacity
 from srcluster.data import benchmarks
+from srcluster.errors import UserError
 from srcluster.recipe.yaml_files import read_file
-from srcluster.sweep.plan import Sweep, SweepError, Trial, ladder
+from srcluster.sweep.plan import Sweep, Trial, ladder
 from srcluster.sweep.queue import TrialFeed, TrialQueue
 from srcluster.sweep.report import LiveTable, Outcome, conclude
 from srcluster.sweep.results import latest
@@ -88,7 +89,7 @@ def _name(sweeps_url: str, plan: Sweep, trials: list[Trial], resume: bool, once:
     if number > 1 and (resume or once):
         return f"{base}-{number - 1}"
     if resume:
-        raise SweepError("there is no sweep of these trials to resume: start it without --resume")
+        raise UserError("there is no sweep of these trials to resume: start it without --resume")
     name = f"{base}-{number}"
     recipes = ",\n".join(trial.recipe.model_dump_json() for trial in trials)
     storage.write(storage.join(sweeps_url, name, "trials.json"), f"[{recipes}]\n".encode())
@@ -146,7 +147,7 @@ def _slots(plan: Sweep, trials: int) -> int | None:
         return None
     if not slots:
         held = ray.cluster_resources()
-        raise SweepError(
+        raise UserError(
             f"a trial takes {plan.resources}, and the cluster has {held.get('CPU', 0):g} CPU and "
             f"{held.get('GPU', 0):g} GPU: lower it with --workers, --cpus and --gpus"
         )

@@ -22,10 +22,6 @@ from srcluster.recipe.yaml_files import did_you_mean, read_file, read_mapping
 from srcluster.training.check import check_trainable
 
 
-class SweepError(UserError):
-    """A sweep's YAML says something that can't be understood."""
-
-
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -158,7 +154,7 @@ class Sweep(_Part):
 
         Raises:
             RecipeError: A trial's recipe is not valid.
-            SweepError: No trial is long enough for the scheduler.
+            UserError: No trial is long enough for the scheduler.
         """
         grids = {key: parameter.grid for key, parameter in self.parameters.items() if parameter.grid}
         drawn = {key: parameter for key, parameter in self.parameters.items() if not parameter.grid}
@@ -171,7 +167,7 @@ class Sweep(_Part):
                 trials.append(self.trial(len(trials), values))
         if self.scheduler and not self.rungs(trials):
             grace, steps = self.scheduler.grace_steps, trials[0].recipe.steps
-            raise SweepError(f"scheduler.grace_steps is below steps, which are {steps}, not {grace}")
+            raise UserError(f"scheduler.grace_steps is below steps, which are {steps}, not {grace}")
         return trials
 
     def rungs(self, trials: Sequence["Trial"]) -> list[int]:
@@ -248,18 +244,18 @@ def load_sweep(
         overrides: Dotted keys of the recipe that replace the file's own.
 
     Raises:
-        SweepError: There is no such file, or it is not understood.
+        UserError: There is no such file, or it is not understood.
     """
     if not path.is_file():
         others = [str(other) for other in sorted(path.parent.glob("*.yaml"))] if path.parent.is_dir() else []
-        raise SweepError(f"there is no sweep {path}{did_you_mean(str(path), others)}")
+        raise UserError(f"there is no sweep {path}{did_you_mean(str(path), others)}")
     values = read_mapping(read_file(path), str(path), "recipe:, parameters: and so on")
     given = {key: value for key, value in (typed or {}).items() if value is not None}
     try:
         plan = Sweep.model_validate({"name": path.stem, **values})
         resources = Resources.model_validate(plan.resources.model_dump() | given)
     except ValidationError as error:
-        raise SweepError(f"{path}: {explain(error, Sweep)}") from error
+        raise UserError(f"{path}: {explain(error, Sweep)}") from error
     return plan.model_copy(update={"resources": resources, "overrides": {**plan.overrides, **(overrides or {})}})
 
 

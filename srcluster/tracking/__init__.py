@@ -12,7 +12,7 @@ from srcluster.tracking.names import metric_name
 from srcluster.tracking.registry import register
 from srcluster.tracking.run import Run, send_unsent
 from srcluster.tracking.runs import RunInfo, RunSpec, children, close_run, curve, end_abandoned, free_key
-from srcluster.tracking.server import TrackingError, check
+from srcluster.tracking.server import check
 from srcluster.tracking.ui_links import charts_page, runs_page, table_page
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "RunInfo",
     "RunSpec",
     "Status",
-    "TrackingError",
     "charts_page",
     "check",
     "children",

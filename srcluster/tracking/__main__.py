@@ -6,7 +6,8 @@ from typing import Annotated
 import typer
 
 from srcluster import cli
-from srcluster.tracking import TrackingError, check, send_unsent
+from srcluster.errors import UserError
+from srcluster.tracking import check, send_unsent
 
 
 def send(
@@ -17,7 +18,7 @@ def send(
     """Send to MLFLOW_TRACKING_URI what runs logged while it was away."""
     url, uri = url or os.environ.get("SRCLUSTER_STORAGE", ""), check()
     if not url:
-        raise TrackingError("give the URL of a run, or set SRCLUSTER_STORAGE")
+        raise UserError("give the URL of a run, or set SRCLUSTER_STORAGE")
     for key, arrived in send_unsent(url).items():
         print(f"{key}: {'sent to' if arrived else 'not all of it has arrived at'} {uri}")
 

@@ -8,8 +8,9 @@ from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
+from srcluster.errors import UserError
 from srcluster.tracking.runs import quoted
-from srcluster.tracking.server import TrackingError, address, patiently, reason
+from srcluster.tracking.server import address, patiently, reason
 
 _RUN = re.compile(r"(?:runs:/)?([0-9a-f]{32})")
 _REGISTERED = re.compile(r"models:/([^/@]+)(?:/(\d+|latest)|@([^/@]+))")
@@ -24,24 +25,24 @@ def download_model(name: str, folder: Path) -> Path:
         name: `models:/name/version` or `latest`, `models:/name@alias`, or a run's id, perhaps after `runs:/`.
 
     Raises:
-        TrackingError: The server does not answer, or has no such run, model or file.
+        UserError: The server does not answer, or has no such run, model or file.
     """
     client = MlflowClient(address())
     run = _RUN.fullmatch(name)
     run_id = run[1] if run else _run_of(client, name)
     found = next(_named(client, run_id, ""), None)
     if found is None:
-        raise TrackingError(f"run {run_id} has no {FILE} among its artifacts: name another run, or the file itself")
+        raise UserError(f"run {run_id} has no {FILE} among its artifacts: name another run, or the file itself")
     try:
         return Path(client.download_artifacts(run_id, found, str(folder)))
     except (MlflowException, OSError) as error:
-        raise TrackingError(f"{FILE} of run {run_id} can't be fetched ({reason(error)})") from error
+        raise UserError(f"{FILE} of run {run_id} can't be fetched ({reason(error)})") from error
 
 
 def _run_of(client: MlflowClient, name: str) -> str:
     parts = _REGISTERED.fullmatch(name)
     if parts is None:
-        raise TrackingError(f"{name} is no model's name: write models:/name/version, models:/name@alias or a run's id")
+        raise UserError(f"{name} is no model's name: write models:/name/version, models:/name@alias or a run's id")
     model, version, alias = parts.groups()
 
     def ask() -> ModelVersion:
@@ -50,13 +51,13 @@ def _run_of(client: MlflowClient, name: str) -> str:
         if version == "latest":
             versions = client.search_model_versions(f"name = {quoted(model)}")
             if not versions:
-                raise TrackingError(f"MLflow has no registered model {model!r}")
+                raise UserError(f"MLflow has no registered model {model!r}")
             return max(versions, key=lambda one: int(one.version))
         return client.get_model_version(model, version)
 
     run_id = patiently(ask).run_id
     if not run_id:
-        raise TrackingError(f"{name} was registered without a run: name the file itself")
+        raise UserError(f"{name} was registered without a run: name the file itself")
     return run_id
 
 

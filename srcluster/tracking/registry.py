@@ -44,7 +44,7 @@ def register(
         Its address, `models:/name/3`.
 
     Raises:
-        TrackingError: The server does not answer in time, or refuses.
+        UserError: The server does not answer in time, or refuses.
     """
     client = MlflowClient(address())
 

@@ -85,7 +85,7 @@ class Run:
         that is away is waited for; with a `timeout_s` of 0 the run goes on without it, and begins when it is back.
 
         Raises:
-            TrackingError: The server does not answer in time, refuses, or the run has other parameters.
+            UserError: The server does not answer in time, refuses, or the run has other parameters.
         """
         # MLflow cuts longer values.
         flat = {metric_name(key): value[:6000] for key, value in flatten(params or {}).items()}
@@ -109,7 +109,7 @@ class Run:
         """MLflow's id of the run; waits for the server where it has not begun.
 
         Raises:
-            TrackingError: The server does not answer in time, or refuses.
+            UserError: The server does not answer in time, or refuses.
         """
         return self._begun().run_id
 

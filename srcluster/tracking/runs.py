@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 
 from mlflow import MlflowClient, entities
 
+from srcluster.errors import UserError
 from srcluster.recipe import NEUTRAL
 from srcluster.tracking.entries import ALIVE_TAG, Status
 from srcluster.tracking.names import metric_name
-from srcluster.tracking.server import TrackingError, address, patiently
+from srcluster.tracking.server import address, patiently
 
 KEY_TAG = "srcluster.key"
 PARENT_TAG = "mlflow.parentRunId"
@@ -48,7 +49,7 @@ class RunSpec:
         """Create the run where there is none; `reopen` one that there is, which is RUNNING again.
 
         Raises:
-            TrackingError: The experiment is deleted, or the run to reopen has other parameters.
+            UserError: The experiment is deleted, or the run to reopen has other parameters.
         """
         run = self.find(client)
         if run is None:
@@ -57,7 +58,7 @@ class RunSpec:
         known = run.data.params
         for key in sorted((self.params.keys() & known.keys()) - NEUTRAL if reopen else ()):
             if self.params[key] != known[key]:
-                raise TrackingError(
+                raise UserError(
                     f"run {self.name!r} of experiment {self.experiment!r} was begun with {key} = {known[key]}, and now "
                     f"has {self.params[key]}: use another name, or delete that run in MLflow"
                 )
@@ -89,7 +90,7 @@ def children(parent_id: str) -> list[RunInfo]:
     """The runs that were started with this parent, the oldest first.
 
     Raises:
-        TrackingError: The server does not answer in time, or has no such run.
+        UserError: The server does not answer in time, or has no such run.
     """
     client = MlflowClient(address())
 
@@ -116,7 +117,7 @@ def curve(run_id: str, metric: str) -> list[tuple[int, float]]:
     """Steps and values of a run's metric, in order.
 
     Raises:
-        TrackingError: The server does not answer in time, or has no such run.
+        UserError: The server does not answer in time, or has no such run.
     """
     client = MlflowClient(address())
     points = patiently(lambda: client.get_metric_history(run_id, metric_name(metric)))
@@ -129,7 +130,7 @@ def end_abandoned(experiment: str) -> None:
     A process that was only silent, as that of a computer that slept, goes on logging, and ends its run as it would.
 
     Raises:
-        TrackingError: The server does not answer in time.
+        UserError: The server does not answer in time.
     """
     client = MlflowClient(address())
 
@@ -147,7 +148,7 @@ def free_key(experiment: str, key: str, other: str) -> None:
     """Give the run of a key another key, so that the next run of that key is a new one.
 
     Raises:
-        TrackingError: The server does not answer in time.
+        UserError: The server does not answer in time.
     """
     client = MlflowClient(address())
 
@@ -162,7 +163,7 @@ def close_run(run_id: str, status: Status, **tags: str) -> None:
     """End a run for its process, and set words about it.
 
     Raises:
-        TrackingError: The server does not answer in time, or has no such run.
+        UserError: The server does not answer in time, or has no such run.
     """
     client = MlflowClient(address())
     run_tags = [entities.RunTag(*tag) for tag in tags.items()]
@@ -187,7 +188,7 @@ def _experiment_id(client: MlflowClient, name: str) -> str:
     if experiment is None:
         return client.create_experiment(name)
     if experiment.lifecycle_stage != "active":
-        raise TrackingError(
+        raise UserError(
             f"experiment {name!r} is deleted in MLflow: restore it with `MLFLOW_TRACKING_URI={address()} mlflow "
             f"experiments restore --experiment-id {experiment.experiment_id}`"
         )

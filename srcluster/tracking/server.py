@@ -31,11 +31,7 @@ environment_variables.MLFLOW_HTTP_REQUEST_TIMEOUT.default = 20
 environment_variables.MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT.default = True
 
 
-class TrackingError(UserError):
-    """MLflow is absent, is not set up, or holds something else than this run."""
-
-
-class AwayError(TrackingError):
+class AwayError(UserError):
     """MLflow does not answer now."""
 
 
@@ -43,7 +39,7 @@ def check() -> str:
     """The address of the MLflow server, which answers and lets this host and this user in.
 
     Raises:
-        TrackingError: There is no address, nothing answers there, or it is no MLflow server for us.
+        UserError: There is no address, nothing answers there, or it is no MLflow server for us.
     """
     uri = address()
     # What MLflow's client asks, but for its patience. Not every server that it works with knows /health.
@@ -58,7 +54,7 @@ def check() -> str:
         )
         verify_rest_response(answer, endpoint)
     except MlflowException as error:
-        raise _refused(error) or TrackingError(
+        raise _refused(error) or UserError(
             f"no MLflow server answers at {uri} ({reason(error)}): start it, or correct MLFLOW_TRACKING_URI"
         ) from error
     return uri
@@ -68,21 +64,21 @@ def address() -> str:
     """The address of the server, from MLFLOW_TRACKING_URI.
 
     Raises:
-        TrackingError: There is none, it is no http address, or there is a password in it.
+        UserError: There is none, it is no http address, or there is a password in it.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI")
     if not uri:
-        raise TrackingError(
+        raise UserError(
             "no MLflow server is set: give its address in MLFLOW_TRACKING_URI, "
             "or start one on this machine with `python -m srcluster.local up`"
         )
     if urlsplit(uri).password is not None:
-        raise TrackingError(
+        raise UserError(
             "MLFLOW_TRACKING_URI has a password in it, which would be printed and logged with it: give it in "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD instead"
         )
     if urlsplit(uri).scheme not in ("http", "https"):
-        raise TrackingError(
+        raise UserError(
             f"MLFLOW_TRACKING_URI is {uri}, which the workers of a cluster can't share: set it to the address of "
             "an MLflow server, http://... or https://..."
         )
@@ -94,7 +90,7 @@ def patiently(action: Callable[[], T], timeout_s: float = PATIENCE_S) -> T:
 
     Raises:
         AwayError: The server is still away after `timeout_s`.
-        TrackingError: It refuses.
+        UserError: It refuses.
     """
     deadline_s = time.monotonic() + timeout_s
     waiting = False
@@ -131,17 +127,17 @@ def reason(error: BaseException) -> str:
     return shorten(str(error).partition(". Response body")[0] or type(error).__name__, 200)
 
 
-def _refused(error: MlflowException) -> TrackingError | None:
+def _refused(error: MlflowException) -> UserError | None:
     """What the server refuses, for a person; None if it is away."""
     uri = address()
     if "Invalid Host header" in str(error):
-        return TrackingError(
+        return UserError(
             f"MLflow at {uri} refuses requests for the host {urlsplit(uri).netloc}: add it to "
             "MLFLOW_SERVER_ALLOWED_HOSTS where the server is started"
         )
     if error.get_http_status_code() in (401, 403):
-        return TrackingError(
+        return UserError(
             f"MLflow at {uri} does not let us in: set MLFLOW_TRACKING_TOKEN, or "
             "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
-    return TrackingError(f"MLflow at {uri} refuses: {reason(error)}") if is_refusal(error) else None
+    return UserError(f"MLflow at {uri} refuses: {reason(error)}") if is_refusal(error) else None

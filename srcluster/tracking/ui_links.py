@@ -30,7 +30,7 @@ def table_page(experiment_id: str, metrics: Sequence[str], params: Sequence[str]
     """Set the columns of an experiment's table of runs, which the first metric orders; returns its address.
 
     Raises:
-        TrackingError: The server does not answer in time, or has no such experiment.
+        UserError: The server does not answer in time, or has no such experiment.
     """
     columns = [f"metrics.`{metric_name(name)}`" for name in metrics]
     columns += [f"params.`{metric_name(name)}`" for name in params]

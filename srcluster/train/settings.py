@@ -19,7 +19,7 @@ def results_url(kind: str) -> str:
 
     Raises:
         StorageError: SRCLUSTER_STORAGE can't be written to.
-        TrackingError: No MLflow server answers.
+        UserError: No MLflow server answers.
     """
     tracking.check()
     url = storage.join(os.environ["SRCLUSTER_STORAGE"], kind)

@@ -22,10 +22,6 @@ from srcluster.progress import progress
 from srcluster.upscale.enlarge import Job, Outcome, enlarge
 
 
-class UpscaleError(UserError):
-    """What was asked for can't be upscaled, or not all of it."""
-
-
 def upscale(
     pictures: Annotated[
         list[str] | None, typer.Argument(metavar="IN...", help="Pictures, folders or .zips of them, or s3:// URLs.")
@@ -56,7 +52,7 @@ def upscale(
     refused as a decompression bomb, unless SRCLUSTER_PICTURE_GB says that it may.
     """
     if bool(pictures) != bool(out) or not (pictures or export):
-        raise UpscaleError("say what to enlarge and where to: python -m srcluster.upscale IN... --out DIR")
+        raise UserError("say what to enlarge and where to: python -m srcluster.upscale IN... --out DIR")
     address = choose_cluster(address)
     jobs = _jobs(pictures, out) if pictures and out else []
     due = jobs if overwrite else [job for job in jobs if not storage.exists(job.target)]
@@ -84,7 +80,7 @@ def upscale(
     for outcome in failed:
         print(f"  {outcome.error}")
     if failed:
-        raise UpscaleError(f"{len(failed)} of {len(jobs)} pictures failed, as listed above; the others are made")
+        raise UserError(f"{len(failed)} of {len(jobs)} pictures failed, as listed above; the others are made")
 
 
 def _jobs(sources: Iterable[str], out: str) -> list[Job]:
@@ -101,9 +97,9 @@ def _jobs(sources: Iterable[str], out: str) -> list[Job]:
     urls = {job.photo.url for job in jobs}
     for job in jobs:
         if targets[job.target] > 1:
-            raise UpscaleError(f"several pictures would become {job.target}: enlarge them to different folders")
+            raise UserError(f"several pictures would become {job.target}: enlarge them to different folders")
         if job.target in urls:
-            raise UpscaleError(f"{job.target} would be overwritten, and it is a picture to enlarge: give another --out")
+            raise UserError(f"{job.target} would be overwritten, and it is a picture to enlarge: give another --out")
     return jobs
 
 
@@ -111,7 +107,7 @@ def _inside(name: str) -> PurePosixPath:
     """A picture's name as a path below another: keys in S3 may begin with a slash, or have parts that are empty."""
     path = PurePosixPath(name.lstrip("/"))
     if ".." in path.parts:
-        raise UpscaleError(f"{name} would be written outside of --out: give it a name without `..`")
+        raise UserError(f"{name} would be written outside of --out: give it a name without `..`")
     return path
 
 
@@ -121,7 +117,7 @@ def _photos(source: str, out: str) -> list[Photo]:
     if storage.exists(source) and not is_zip:
         return [Photo(printable(source.rpartition("/")[2]), source, "")]
     if not storage.is_s3(source) and not Path(source).exists():
-        raise UpscaleError(f"there is no picture or folder {source}: check its name")
+        raise UserError(f"there is no picture or folder {source}: check its name")
     if storage.is_s3(source):
         storage.check(source)
     listing = list_pictures(source)
@@ -130,7 +126,7 @@ def _photos(source: str, out: str) -> list[Photo]:
     # DIR may be within the folder, from the last time.
     found = [photo for photo in listing if not (photo.url.startswith(f"{out}/") and out.startswith(f"{source}/"))]
     if not found:
-        raise UpscaleError(f"there are no pictures in {source}: looked for {', '.join(sorted(endings()))}")
+        raise UserError(f"there are no pictures in {source}: looked for {', '.join(sorted(endings()))}")
     return found
 
 

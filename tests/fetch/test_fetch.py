@@ -21,8 +21,9 @@ from srcluster import cli, storage
 from srcluster.data import benchmarks, download
 from srcluster.data.archive import ArchiveError
 from srcluster.data.download import DownloadError
+from srcluster.errors import UserError
 from srcluster.fetch import __main__ as fetch
-from srcluster.fetch.__main__ import FetchError, Source
+from srcluster.fetch.__main__ import Source
 from srcluster.storage import StorageError
 
 FILE = random.Random(0).randbytes(3_000_000)
@@ -287,7 +288,7 @@ def test_another_number_of_pictures_is_refused(offer, tmp_path, downloads):
 def test_pictures_of_another_origin_are_not_mixed_in(offer, tmp_path, downloads):
     offer(SET5)
     storage.write(str(tmp_path / "data" / "Set5" / "mine.png"), b"mine")
-    with pytest.raises(FetchError, match=r"holds mine\.png, which is not of this data set; move it"):
+    with pytest.raises(UserError, match=r"holds mine\.png, which is not of this data set; move it"):
         fetch.fetch(["Set5"], str(tmp_path / "data"), downloads=downloads)
     assert [path.name for path in (tmp_path / "data" / "Set5").iterdir()] == ["mine.png"]
 
@@ -346,9 +347,9 @@ def test_a_mirror_may_be_a_folder_which_stays_as_it_is(host, offer, tmp_path):
 
 def test_what_a_mirror_lacks_is_said(offer, tmp_path, downloads):
     offer(SET5)
-    with pytest.raises(FetchError, match=r"there is no .*SRCNN_v1.zip; put http://.* there"):
+    with pytest.raises(UserError, match=r"there is no .*SRCNN_v1.zip; put http://.* there"):
         fetch.fetch(["Set5"], str(tmp_path / "data"), mirror=str(tmp_path), downloads=downloads)
-    with pytest.raises(FetchError, match="--from nowhere is neither a folder nor an http"):
+    with pytest.raises(UserError, match="--from nowhere is neither a folder nor an http"):
         fetch.fetch(["Set5"], str(tmp_path / "data"), mirror="nowhere", downloads=downloads)
 
 

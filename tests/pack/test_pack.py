@@ -18,7 +18,7 @@ from PIL import Image
 from srcluster import local, storage
 from srcluster.data.shards import ShardError, load_manifest
 from srcluster.errors import UserError
-from srcluster.pack.__main__ import PackError, pack
+from srcluster.pack.__main__ import pack
 
 PHOTOS = 24
 SHARDS = 12
@@ -119,7 +119,7 @@ def pack_here(source: Path | str, to: Path, **options) -> None:
 def test_shards_of_other_settings_are_neither_used_nor_replaced(photos, tmp_path, capsys):
     pack_here(photos, tmp_path, limit=4)
     assert "2 shards were made" in capsys.readouterr().out
-    with pytest.raises(PackError, match=r"has shards of other settings \(seed 0, not 1\): pack elsewhere, or delete"):
+    with pytest.raises(UserError, match=r"has shards of other settings \(seed 0, not 1\): pack elsewhere, or delete"):
         pack_here(photos, tmp_path, limit=4, seed=1)
     (tmp_path / "manifest.json").unlink()
     pack_here(photos, tmp_path, limit=4, seed=1)
@@ -178,7 +178,7 @@ def test_every_bad_shard_is_named(photos, expected, tmp_path, capsys):
     (tmp_path / "000003.tar").write_bytes(flipped)
     (tmp_path / "000005.tar").unlink()
     (tmp_path / "000007.tar").write_bytes(expected["000007.tar"][:-1])
-    with pytest.raises(PackError, match=rf"3 of {SHARDS} shards of {tmp_path} are bad: delete them and pack"):
+    with pytest.raises(UserError, match=rf"3 of {SHARDS} shards of {tmp_path} are bad: delete them and pack"):
         pack(verify=str(tmp_path), address="none")
     printed = capsys.readouterr().out
     assert "000003.tar has another SHA-256" in printed
@@ -302,7 +302,7 @@ def test_pairs_are_packed_and_their_faults_listed(tmp_path, capsys):
     assert "skipped b.png: b.png has no LR picture of its name" in capsys.readouterr().out
     packing = load_manifest(to).packing
     assert (packing.scale, packing.lr) == (4, lr)
-    with pytest.raises(PackError, match="crop is a multiple of the pairs' scale 4, not 62"):
+    with pytest.raises(UserError, match="crop is a multiple of the pairs' scale 4, not 62"):
         pack(hr, lr=lr, to=str(tmp_path / "other"), crop=62, address="none")
-    with pytest.raises(PackError, match=r"has shards of other settings .*lr .*LR, not None"):
+    with pytest.raises(UserError, match=r"has shards of other settings .*lr .*LR, not None"):
         pack(hr, to=to, crop=0, address="none")

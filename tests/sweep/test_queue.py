@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 from ray.tune.experiment import Trial as Job
 
+from srcluster.errors import UserError
 from srcluster.recipe import Criterion
-from srcluster.sweep.plan import Sweep, SweepError, ladder, planned_steps
+from srcluster.sweep.plan import Sweep, ladder, planned_steps
 from srcluster.sweep.queue import TrialQueue
 from srcluster.sweep.report import LiveTable
 from srcluster.sweep.results import JobResult, job_config, latest
@@ -193,7 +194,7 @@ def test_a_process_that_died_is_no_candidate(tmp_path):
     ],
 )
 def test_a_ladder_that_leads_nowhere_is_refused(content, words):
-    with pytest.raises((SweepError, ValueError), match=words):
+    with pytest.raises((UserError, ValueError), match=words):
         plan(**content).trials()
 
 

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from srcluster.errors import UserError
 from srcluster.recipe import Criterion, load
 from srcluster.sweep import report
 from srcluster.sweep.plan import Trial, label_of
 from srcluster.sweep.results import JobResult, best_first, latest, ranked, scores_of
-from srcluster.tracking.server import TrackingError
 
 BY_PSNR = Criterion("psnr_y/Set5")
 BICUBIC = {"psnr_y/Set5": 28.42, "ssim_y/Set5": 0.81, "checkerboard_db/Set5": 0.0, "psnr_y/Set14": 26.0}
@@ -62,11 +62,11 @@ def test_the_best_is_first_and_what_came_farthest_before_the_others():
 
 def test_the_table_is_printed_and_written_before_mlflow_is_asked(tmp_path, capsys, monkeypatch):
     def away(run_id: str) -> None:
-        raise TrackingError("MLflow is away")
+        raise UserError("MLflow is away")
 
     monkeypatch.setattr(report.tracking, "children", away)
     folder, url = tmp_path / "results", str(tmp_path / "storage")
-    with pytest.raises(TrackingError):
+    with pytest.raises(UserError):
         report.conclude(len(JOBS), JOBS, BY_PSNR, BICUBIC, SimpleNamespace(id="parent"), url, folder)
     assert "29.60" in capsys.readouterr().out
     for written in (folder, tmp_path / "storage"):

@@ -8,10 +8,11 @@ from statistics import fmean
 import pytest
 
 from srcluster import tracking
+from srcluster.errors import UserError
 from srcluster.recipe import Criterion
 from srcluster.sweep import __main__ as sweep_command
 from srcluster.sweep import plan as sweep_plan
-from srcluster.sweep.plan import Sweep, SweepError, Trial
+from srcluster.sweep.plan import Sweep, Trial
 from srcluster.sweep.results import JobResult
 
 RATES = [1e-6, 1e-1]
@@ -106,7 +107,7 @@ def test_it_needs_its_package(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(plan().model_dump_json(exclude_defaults=True))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     monkeypatch.setattr("srcluster.local.up", lambda: pytest.fail("a cluster was started"))
-    with pytest.raises(SweepError, match=r"needs Optuna: pip install 'srcluster\[tpe\]'"):
+    with pytest.raises(UserError, match=r"needs Optuna: pip install 'srcluster\[tpe\]'"):
         sweep_command.sweep(tmp_path / "mine.yaml")
 
 

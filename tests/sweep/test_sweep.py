@@ -17,7 +17,7 @@ from srcluster.local.services import ray_folder
 from srcluster.models.saved import load_model
 from srcluster.recipe import load
 from srcluster.sweep import report
-from srcluster.sweep.plan import SweepError, Trial, load_sweep
+from srcluster.sweep.plan import Trial, load_sweep
 from srcluster.sweep.results import JobResult
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
@@ -100,13 +100,13 @@ def test_typed_resources_stand_above_the_files(tmp_path):
     plan(tmp_path, resources={"cpu": 4, "gpu": 1})
     typed = load_sweep(tmp_path / "mine.yaml", {"workers": 2, "cpu": None, "gpu": 0}).resources
     assert (typed.workers, typed.cpu, typed.gpu) == (2, 4, 0)
-    with pytest.raises(SweepError, match="gpu is at most 1"):
+    with pytest.raises(UserError, match="gpu is at most 1"):
         load_sweep(tmp_path / "mine.yaml", {"gpu": 2})
 
 
 def test_a_missing_file(tmp_path):
     plan(tmp_path)
-    with pytest.raises(SweepError, match=r"no sweep .*min\.yaml, did you mean '.*mine\.yaml'"):
+    with pytest.raises(UserError, match=r"no sweep .*min\.yaml, did you mean '.*mine\.yaml'"):
         load_sweep(tmp_path / "min.yaml")
 
 

@@ -12,13 +12,8 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
-from srcluster.tracking import (
-    Run,
-    RunSpec,
-    TrackingError,
-    curve,
-    send_unsent,
-)
+from srcluster.errors import UserError
+from srcluster.tracking import Run, RunSpec, curve, send_unsent
 from srcluster.tracking.__main__ import send
 from srcluster.tracking.entries import End, Point, to_line
 from srcluster.tracking.outbox import Pace
@@ -91,7 +86,7 @@ def outage(mlflow_server, tmp_path_factory):
         killed = begin("outage", "killed", folder, params={"steps": 4}, timeout_s=0)
         killed.log({"loss": 4.0}, 1)
         killed.end("KILLED", timeout_s=0)
-        with pytest.raises(TrackingError) as raised:
+        with pytest.raises(UserError) as raised:
             begin("outage", "late", folder, timeout_s=1)
         outage.absence = str(raised.value)
     finally:

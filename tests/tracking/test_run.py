@@ -9,12 +9,8 @@ import time
 import pytest
 from PIL import Image
 
-from srcluster.tracking import (
-    Run,
-    TrackingError,
-    curve,
-    metric_name,
-)
+from srcluster.errors import UserError
+from srcluster.tracking import Run, curve, metric_name
 
 pytestmark = pytest.mark.cluster
 
@@ -45,7 +41,7 @@ def test_a_restart_continues_the_run(client):
 
 def test_another_parameter_is_another_run(mlflow_server):
     Run.start("params", "trial", key="k", params={"optimizer": {"lr": 1e-4}})
-    with pytest.raises(TrackingError, match=r"optimizer.lr = 0.0001, and now has 0.001"):
+    with pytest.raises(UserError, match=r"optimizer.lr = 0.0001, and now has 0.001"):
         Run.start("params", "trial", key="k", params={"optimizer": {"lr": 1e-3}})
 
 

@@ -9,14 +9,8 @@ import mlflow.cli
 import pytest
 from mlflow import MlflowClient
 
-from srcluster.tracking import (
-    Run,
-    TrackingError,
-    children,
-    close_run,
-    end_abandoned,
-    environment_tags,
-)
+from srcluster.errors import UserError
+from srcluster.tracking import Run, children, close_run, end_abandoned, environment_tags
 from srcluster.tracking.entries import ALIVE_TAG
 from srcluster.tracking.outbox import Pace
 from srcluster.tracking.runs import SILENT_S
@@ -114,7 +108,7 @@ def test_the_message_of_a_deleted_experiment_restores_it(client):
     run = Run.start("deleted", "trial", key="k")
     run.end()
     client.delete_experiment(run.experiment_id)
-    with pytest.raises(TrackingError, match="experiment 'deleted' is deleted in MLflow") as caught:
+    with pytest.raises(UserError, match="experiment 'deleted' is deleted in MLflow") as caught:
         Run.start("deleted", "trial", key="k")
     (command,) = re.findall("`(.*)`", str(caught.value))
     variable, program, *words = command.split()

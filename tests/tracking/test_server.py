@@ -12,7 +12,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import requests
 
-from srcluster.tracking import Run, TrackingError, charts_page, check, runs_page, table_page
+from srcluster.errors import UserError
+from srcluster.tracking import Run, charts_page, check, runs_page, table_page
 
 pytestmark = pytest.mark.cluster
 
@@ -26,25 +27,25 @@ class TestCheck:
 
     def test_no_address(self, monkeypatch):
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        with pytest.raises(TrackingError, match=r"MLFLOW_TRACKING_URI.*python -m srcluster.local up"):
+        with pytest.raises(UserError, match=r"MLFLOW_TRACKING_URI.*python -m srcluster.local up"):
             check()
 
     def test_nothing_there(self, absent):
         before = time.monotonic()
-        with pytest.raises(TrackingError, match=f"no MLflow server answers at {absent} .*Connection refused"):
+        with pytest.raises(UserError, match=f"no MLflow server answers at {absent} .*Connection refused"):
             check()
         assert time.monotonic() - before < 2
 
     @pytest.mark.parametrize("uri", ["file:/tmp/mlruns", "sqlite:///mlflow.db", "mlruns", "databricks"])
     def test_a_store_that_is_no_server(self, uri, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        with pytest.raises(TrackingError, match="which the workers of a cluster can't share"):
+        with pytest.raises(UserError, match="which the workers of a cluster can't share"):
             check()
 
     @pytest.mark.parametrize("uri", ["https://anna:s3cret@mlflow.example", "postgresql://anna:s3cret@db/mlflow"])
     def test_a_password_is_not_for_addresses_which_are_printed(self, uri, monkeypatch):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        with pytest.raises(TrackingError, match="MLFLOW_TRACKING_PASSWORD") as caught:
+        with pytest.raises(UserError, match="MLFLOW_TRACKING_PASSWORD") as caught:
             check()
         assert "s3cret" not in str(caught.value)
 
@@ -58,7 +59,7 @@ class TestCheck:
             port = other.stdout.readline().split("port ")[1].split()[0]
             monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
             try:
-                with pytest.raises(TrackingError, match=r"no MLflow server answers at .* error code 501 != 200\)"):
+                with pytest.raises(UserError, match=r"no MLflow server answers at .* error code 501 != 200\)"):
                     check()
             finally:
                 other.kill()
@@ -90,7 +91,7 @@ class TestCheck:
         port = check().rpartition(":")[2]
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.1:{port}")
         # It leads to this machine and is not on the server's list.
-        with pytest.raises(TrackingError, match=r"refuses .* 127\.1:.* MLFLOW_SERVER_ALLOWED_HOSTS"):
+        with pytest.raises(UserError, match=r"refuses .* 127\.1:.* MLFLOW_SERVER_ALLOWED_HOSTS"):
             check()
 
 
@@ -111,5 +112,5 @@ def test_pages(client):
     view = json.loads(client.get_experiment(number).tags[f"mlflow.sharedViewState.{key}"])
     assert view["selectedColumns"][1:] == ["metrics.`psnr_y/Set5`", "params.`optimizer.lr`"]
     assert view["orderByKey"] == "metrics.`psnr_y/Set5`"
-    with pytest.raises(TrackingError, match="999999"):
+    with pytest.raises(UserError, match="999999"):
         table_page("999999", ["psnr_y/Set5"], [])
