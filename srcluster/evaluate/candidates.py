@@ -44,7 +44,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Result:
-    """What came of it.
+    """How well a candidate restores, and what that costs.
 
     Attributes:
         scores: By benchmark.
@@ -61,7 +61,7 @@ class Result:
 
 
 def candidate(words: str, scale: int, allow_import: Collection[str] = ()) -> Candidate:
-    """What is meant by an argument: `MODEL`, or `LABEL=MODEL`.
+    """The candidate that an argument names: `MODEL`, or `LABEL=MODEL`.
 
     Raises:
         UserError: There is none.
@@ -149,7 +149,7 @@ def _restored(network: Network, image: BenchmarkImage, task: bool) -> tuple[np.n
 
 @contextmanager
 def _peak_bytes(device: torch.device) -> Iterator[list[int]]:
-    """How much memory is taken meanwhile, at most."""
+    """The most memory that is taken in the context, in a list of one number."""
     peak = [0]
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -175,7 +175,7 @@ def _peak_bytes(device: torch.device) -> Iterator[list[int]]:
 
 
 def _pictures(entry: Candidate, benchmark: Benchmark, scale: int) -> Iterator[tuple[BenchmarkImage, np.ndarray]]:
-    """Each image and its picture, by its name: baby.png, baby_x4.png, babyx4_SR.png; in a folder Set5, or in none."""
+    """Each image and its picture, found by name: baby.png, baby_x4.png, babyx4_SR.png; in a folder Set5 or in none."""
     found = [(Path(name), photo) for name, photo in entry.pictures.items()]
     inside = [one for one in found if benchmark.name.lower() in (part.lower() for part in one[0].parts[:-1])]
     folders = any("/" in image.name for image in benchmark.images)

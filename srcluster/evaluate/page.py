@@ -23,7 +23,7 @@ def page(
     command: Sequence[str],
     picture: str,
 ) -> str:
-    """The page.
+    """The page in Markdown.
 
     Args:
         tables: By protocol: results, and published numbers.
@@ -48,14 +48,14 @@ def page(
 
 @torch.inference_mode()
 def multiply_adds(network: nn.Module, scale: int) -> int:
-    """Of convolutions and matrix products, for a result of 1280 x 720 pixels."""
+    """Multiply-adds of convolutions and matrix products, for a result of 1280 x 720 pixels."""
     with torch.device("meta"), FlopCounterMode(display=False) as counter:
         copy.deepcopy(network).to("meta")(torch.zeros(1, 3, 720 // scale, 1280 // scale))
     return counter.get_total_flops() // 2
 
 
 def weights_digest(network: nn.Module) -> str:
-    """The first 12 digits."""
+    """The first 12 digits of the SHA-256 of a network's weights."""
     digest = hashlib.sha256()
     for name, weight in sorted(network.state_dict().items()):
         digest.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())

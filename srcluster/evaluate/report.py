@@ -43,7 +43,7 @@ def best_first(results: Sequence[Result], criterion: Criterion) -> list[Result]:
 def tables(
     results: Sequence[Result], benchmarks: Sequence[Benchmark], published: Sequence[Published], shown: Sequence[str]
 ) -> Iterator[tuple[str, Rows, Rows]]:
-    """For each protocol its name, models by benchmarks, and what others published by the same one."""
+    """For each protocol its title, the rows of our results, and those of published ones."""
     for psnr_y, (protocol, title) in _PROTOCOLS.items():
         names = [name for name in shown if name.endswith("_basicsr") == psnr_y.endswith("_basicsr")]
         metrics = [f"{name}/{benchmark.name}" for benchmark in benchmarks for name in names]
@@ -73,7 +73,7 @@ def _costs(result: Result) -> tuple[str, str, str]:
 def to_json(
     results: Sequence[Result], benchmarks: Sequence[Benchmark], published: Sequence[Published], scale: int
 ) -> str:
-    """All that is known, each image's values among it."""
+    """All results in JSON, image by image."""
     said: dict[str, Any] = {
         "scale": scale,
         "protocol": "psnr_y, ssim_y: BT.601 luma in studio range, rounded, of grey files their plane; psnr_y_basicsr, "
@@ -97,7 +97,7 @@ def to_json(
 
 
 def to_csv(results: Sequence[Result]) -> str:
-    """A line for each model and image."""
+    """All results in CSV: a line for each model and image."""
     rows = [{"model": result.label, **row} for result in results for row in _rows(result)]
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
@@ -107,7 +107,7 @@ def to_csv(results: Sequence[Result]) -> str:
 
 
 def log_to_mlflow(experiment: str, results: Sequence[Result], benchmarks: Sequence[Benchmark]) -> str:
-    """A run for each model, the next evaluation of the same name included; returns the page of the table."""
+    """Log a run for each model, which its next evaluation continues; returns the URL of the table."""
     # Not before it is needed: mlflow takes seconds to import.
     from srcluster import tracking
 

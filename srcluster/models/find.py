@@ -51,9 +51,8 @@ def find_model(name: str, scale: int = 4, allow_import: Collection[str] = ()) ->
         allow_import: Packages that a file may name as its network's.
 
     Raises:
-        UserError: There is none, or it is damaged.
+        UserError: There is none, or it is damaged; or MLflow can't be reached.
         StorageError: It can't be read.
-        UserError: MLflow can't be reached, or has none.
     """
     if name in get_args(Kernel):
         return FoundModel(name, models.build(Interpolation(kernel=name), scale).eval())

@@ -127,7 +127,7 @@ class _Work:
         return self.samples / max(self.seconds, 1e-9)
 
     def run(self, function: Callable[..., Any], calls: Sequence[tuple]) -> Iterator[Any]:
-        """What `shards.pack` and `verification.verify` call their functions by."""
+        """Call a function for every shard, on behalf of `shards.pack` or `verification.verify`."""
         began, troubles = time.monotonic(), 0
         with progress(self.doing, len(calls), "shards") as show:
             address = self.address if len(calls) > 1 else "none"
@@ -155,7 +155,7 @@ def _packing(**settings: Any) -> Packing:
 
 
 def _refuse_others(url: str, packing: Packing) -> None:
-    """Hours of work are not to be lost to a wrong --to."""
+    """Refuse a --to that has shards of other settings: hours of work would be lost."""
     storage.check(url, write=True)
     if not storage.exists(storage.join(url, "manifest.json")):
         return

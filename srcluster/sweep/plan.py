@@ -221,7 +221,7 @@ class Trial:
 
 
 def label_of(chosen: Mapping[str, str]) -> str:
-    """Values of dotted keys, in words: `adam lr=0.001`; a key's last parts, as many as tell it from the others."""
+    """Values of dotted keys, in words: `adam lr=0.001`. Of a key stay the last parts that tell it from the others."""
     return " ".join(_words(key, value, chosen) for key, value in chosen.items())
 
 
@@ -260,7 +260,7 @@ def load_sweep(
 
 
 def ladder(plan: Sweep, trials: Sequence[Trial]) -> str:
-    """How far how many trials run, in words: `6 trials of 1200 steps`, or with asha how many go on from each rung."""
+    """How many trials run how far, in words: `6 trials of 1200 steps`, or with asha how many go on from each rung."""
     steps = [trial.recipe.steps for trial in trials]
     if not plan.scheduler:
         each = f"{min(steps)}" if min(steps) == max(steps) else f"{min(steps)} to {max(steps)}"
@@ -289,7 +289,7 @@ def _stages(plan: Sweep, trials: Sequence[Trial]) -> list[tuple[int, int]]:
 
 
 def print_plan(plan: Sweep, trials: Sequence[Trial]) -> None:
-    """A dry run: every trial that is known before, and the digest of its recipe."""
+    """Print the trials that are known before the sweep starts, and the digests of their recipes."""
     known = trials[: plan.search.startup] if plan.search else trials
     rows = [[str(trial.index), trial.label, str(trial.recipe.steps), trial.recipe.digest()] for trial in known]
     print_table([["trial", "what differs", "steps", "recipe"], *rows])

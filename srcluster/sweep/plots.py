@@ -81,7 +81,7 @@ def parameters(
 
 
 def _limits(values: Sequence[float], baseline: float, criterion: Criterion) -> tuple[float, float]:
-    """What of an axis to show: what is far worse than the others, as of a network that diverged, would flatten them."""
+    """The part of an axis to show: values far worse than the others, as of a network that diverged, are cut off."""
     if not criterion.higher:
         low, high = _limits([-value for value in values], -baseline, Criterion(criterion.metric))
         return -high, -low

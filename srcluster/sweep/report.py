@@ -76,7 +76,7 @@ class LiveTable(tune.Callback):
         return f"{metric} {format_metric(metric, metrics[metric])}"
 
     def _steps(self) -> int:
-        """The steps that need not be taken any more."""
+        """The steps that are done, or that will not be taken."""
         # Of a trial that failed no more come, which only asha makes up for by others.
         whole = ("finished", "failed") if self.queue.plan.scheduler is None else ()
         jobs = latest(self.queue.results())
@@ -171,7 +171,7 @@ def conclude(
 
 
 def _close_runs(results: Iterable[JobResult], children: Mapping[str, tracking.RunInfo], interrupted: bool) -> None:
-    """Say of each run how its trial ended, where the trial's process could not: after ASHA, Ctrl-C or an accident."""
+    """Set the status of runs whose trials' processes could not: after ASHA, Ctrl-C or an accident."""
     for one in results:
         child = children.get(str(one.trial.index))
         status: tracking.Status = "FAILED" if one.state == "failed" else "FINISHED" if one.ended else "KILLED"

@@ -10,7 +10,7 @@ from srcluster.revision import commit
 
 
 def environment_tags() -> dict[str, str]:
-    """Words about this process for a run's tags; what is not known is left out."""
+    """Tags that say what this process runs on; what is not known is left out."""
     tags = {
         "mlflow.source.git.commit": commit(),
         "env.host": socket.gethostname(),

@@ -90,7 +90,7 @@ class Outbox:
         self._wake.set()
 
     def save(self) -> None:
-        """Return once all that this process put, and others of the run stored, is with the server or in storage."""
+        """Return once the server or the storage has what this process put, and what others of the run stored."""
         with self._turn:
             self._stored = bool(self._url)
             if not self._away:
@@ -159,7 +159,7 @@ class Outbox:
             self._store()
 
     def _send_stored(self) -> str:
-        """Send and remove the files in storage; why, where that can't be."""
+        """Send and remove the files in storage; returns what prevents it, or nothing."""
         try:
             for name in storage.names(self._url):
                 file = storage.join(self._url, name)

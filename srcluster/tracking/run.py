@@ -130,7 +130,7 @@ class Run:
         self._outbox.put(*(Point(metric_name(k), float(v), step, now_ms, replace) for k, v in metrics.items()))
 
     def tag(self, **tags: str) -> None:
-        """Set words about the run; `tag(**{"a.b": "c"})` where the key is no identifier."""
+        """Set tags; `tag(**{"a.b": "c"})` where the key is no identifier."""
         self._outbox.put(*(Tag(key, str(value)) for key, value in tags.items()))
 
     def note(self, markdown: str) -> None:

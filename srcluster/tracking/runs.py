@@ -125,7 +125,7 @@ def curve(run_id: str, metric: str) -> list[tuple[int, float]]:
 
 
 def end_abandoned(experiment: str) -> None:
-    """End as KILLED the runs of an experiment that still are RUNNING and of whose processes no word came.
+    """End as KILLED the RUNNING runs of an experiment whose processes have given no sign of life.
 
     A process that was only silent, as that of a computer that slept, goes on logging, and ends its run as it would.
 
@@ -160,7 +160,7 @@ def free_key(experiment: str, key: str, other: str) -> None:
 
 
 def close_run(run_id: str, status: Status, **tags: str) -> None:
-    """End a run for its process, and set words about it.
+    """End a run whose process can't, and set tags.
 
     Raises:
         UserError: The server does not answer in time, or has no such run.

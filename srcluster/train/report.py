@@ -60,7 +60,7 @@ def summary(metrics: Mapping[str, float]) -> str:
 
 
 def followed(metrics: Mapping[str, float]) -> str:
-    """The pictures that a finished training was followed on: they were measured first."""
+    """The name of the pictures that were measured during a training: they come first in its result."""
     return next(key.split("/", 2)[2] for key in metrics if key.count("/") > 1)
 
 

@@ -31,7 +31,7 @@ from srcluster.training.store import RunStore
 
 @dataclass(frozen=True)
 class _Reporter:
-    """What rank 0 is told and shown goes to MLflow, checkpoints to storage, and scores to whoever decides by them."""
+    """Sends rank 0's metrics and pictures to MLflow, its checkpoints to storage, and its metrics to `on_report`."""
 
     run: Run | None
     store: RunStore
@@ -142,7 +142,7 @@ def publish(recipe: Recipe, run_id: str, store: RunStore, metrics: dict[str, flo
 
 @contextmanager
 def driver_run(experiment: str, name: str, **options: Any) -> Iterator[Run]:
-    """The run in MLflow that a driver ends, as `Run.start` begins it; the next driver's, once the lease is lost."""
+    """A driver's run in MLflow, with options of `Run.start`. Whoever lost the lease leaves it to the next driver."""
     tracking.end_abandoned(experiment)
     with Run.start(experiment, name, key=name, **options) as run:
         try:

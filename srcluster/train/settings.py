@@ -28,7 +28,7 @@ def results_url(kind: str) -> str:
 
 
 def resolve_recipe(recipe: Recipe) -> Recipe:
-    """The recipe with what `auto` and relative paths mean written out, so that it says all of itself.
+    """The recipe with the values that `auto` and relative paths stand for, so that it says everything itself.
 
     Raises:
         UserError: Its parts don't fit together; or the weights that it starts from, or those of its objective, are

@@ -28,7 +28,7 @@ class Adversary:
 
     @classmethod
     def of(cls, spec: Objective, precision: Precision) -> "Adversary | None":
-        """That of an objective; None where no term is adversarial."""
+        """The adversary of an objective; None where no term is adversarial."""
         term = spec.adversarial if spec.kind == "sum" else None
         return cls(*term, precision) if term else None
 
@@ -51,9 +51,8 @@ class Adversary:
         """Add the gradient of some patches of a batch.
 
         Args:
-            sr: B x 3 x P x P float32 in [0, 1].
-            hr: The same.
-            share: Of the patches in the whole batch.
+            sr: B x 3 x P x P float32 in [0, 1], as `hr`.
+            share: The part of the whole batch that these patches are.
 
         Returns:
             Their part of the batch's loss, and of the mean logits of HR and SR: 3 values.

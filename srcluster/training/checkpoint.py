@@ -60,7 +60,7 @@ class State:
 
     @staticmethod
     def precision_of(files: dict[str, bytes]) -> str:
-        """What a saved state was trained in; empty for none, or one that can't be read."""
+        """The precision of a saved state; empty if there is none, or it can't be read."""
         try:
             return json.loads(files["state.json"]).get("precision", "")
         except (KeyError, ValueError):

@@ -140,7 +140,7 @@ def fit(
 def _follow(
     recipe: Recipe, state: State, benchmark: Benchmark, measures: Functions, ranks: Ranks, reporter: Reporter
 ) -> dict[str, float]:
-    """Evaluate the weights as they are, and keep them if they are the best so far, or the recipe wants the last."""
+    """Evaluate the weights, and keep them if they are the best so far, or if the recipe keeps the last."""
 
     def on_picture(image: BenchmarkImage, sr: np.ndarray) -> None:
         reporter.picture(state.step, benchmark.name, image, sr)

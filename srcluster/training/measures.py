@@ -57,7 +57,7 @@ def lpips_at_hand() -> tuple[str, ...]:
 
 @functools.cache
 def exact_name(words: str) -> str:
-    """The name that a measure's metrics have: `lpips` becomes that of the variant that the weights at hand give."""
+    """The name of a measure's metrics: that of `lpips` says which variant of it the weights at hand give."""
     return LPIPS().name if words == "lpips" else words
 
 

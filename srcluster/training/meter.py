@@ -43,7 +43,7 @@ class Meter:
         self.waited_s += time.perf_counter() - began_s
 
     def metrics(self, step: int) -> dict[str, float]:
-        """What is logged of a step, a later one than before."""
+        """The metrics of a step, which is later than that of the last call."""
         now_s = time.perf_counter()
         patches_per_s = (step - self.step) * self.batch / (now_s - self.began_s)
         # Evaluations and checkpoints are a part of this one.

@@ -131,7 +131,7 @@ def _photos(source: str, out: str) -> list[Photo]:
 
 
 def _absolute(url: str) -> str:
-    """As the processes of a cluster understand it, which work in other folders; links followed, to compare."""
+    """The path that processes in other folders understand, its links followed so that it can be compared."""
     return url.rstrip("/") if storage.is_s3(url) else Path(url).expanduser().resolve().as_posix()
 
 

@@ -35,7 +35,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a job: why it failed, or how many megapixels were made in how many seconds.
+    """The result of a job: why it failed, or how many megapixels were made in how many seconds.
 
     `notes` are clauses that say what is left out of the file.
     """
@@ -76,7 +76,7 @@ def enlarge(
     task: bool,
     on_progress: Callable[[float], None] = lambda done: None,
 ) -> Outcome:
-    """Do a job; whatever is wrong with its files, or too large for the memory, is an outcome.
+    """Do a job. A fault of its files, or too little memory, is an outcome and no error.
 
     Args:
         network: For RGB, in eval mode.
