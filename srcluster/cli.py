@@ -1,4 +1,7 @@
-"""Verbs as commands: `python -m srcluster.VERB`, and all of them as `srcluster VERB`."""
+"""Verbs as commands: `python -m srcluster.VERB`, and all of them as `srcluster VERB`.
+
+A new verb is a package with a `__main__.py`, the first line of whose docstring is its command and what it does.
+"""
 
 import ast
 import io

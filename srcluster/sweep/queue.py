@@ -10,6 +10,8 @@ rung that no other trial can reach any more.
 
 Tune's own ASHAScheduler promotes none. It compares a trial at a rung with those that came there before, and stops it
 for good or lets it run on: the order of the trials decides. Here a trial waits at its rung until it is among the best.
+
+A new scheduler is a part of `sweep.plan` beside `ASHA`, and a case of `TrialQueue._following`.
 """
 
 import itertools

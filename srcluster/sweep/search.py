@@ -1,4 +1,7 @@
-"""The search of a sweep: values by what earlier trials came to, chosen by Optuna's TPE."""
+"""The search of a sweep: Optuna's TPE chooses values by the results of earlier trials.
+
+A new search is a part of `sweep.plan` beside `TPE`, and a sampler in `suggest`.
+"""
 
 from collections.abc import Sequence
 from typing import Any

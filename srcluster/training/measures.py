@@ -1,4 +1,7 @@
-"""What computes the measures of a recipe or of a command line."""
+"""What computes the measures of a recipe or of a command line.
+
+A new measure is an entry of `recipe.measure.MEASURES`, and of `pixels.metrics.METRICS` or `STANDARD`.
+"""
 
 import functools
 from collections.abc import Callable, Iterable

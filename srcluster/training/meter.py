@@ -1,4 +1,8 @@
-"""How fast a training goes: patches a second, time left, and how much of the device it uses."""
+"""How fast a training goes: patches a second, time left, and how much of the device it uses.
+
+A new metric of a step is a key of `Meter.metrics`; the loss and its parts are those of `loop.Step.metrics`. Whatever is
+reported reaches MLflow under its key.
+"""
 
 import copy
 import functools
