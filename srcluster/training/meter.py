@@ -33,7 +33,7 @@ class Meter:
         self.mfu_of_patch_per_s = _flops_of_patch(network, recipe.data.patch // recipe.scale, precision) / peak
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
-        self.first_step, self.first_s = step, time.perf_counter()
+        self.first_step, self.first_s, self.warm = step, time.perf_counter(), False
         self.restart(step)
 
     def restart(self, step: int) -> None:
@@ -61,6 +61,9 @@ class Meter:
         if self.device.type == "cuda":
             metrics["train/gpu_memory_bytes"] = float(torch.cuda.max_memory_allocated(self.device))
         self.restart(step)
+        if not self.warm:
+            # The first steps compiled the network: the time left is reckoned from those after them.
+            self.first_step, self.first_s, self.warm = step, self.began_s, True
         return metrics
 
 
@@ -80,7 +83,8 @@ def _peak_flops(device: torch.device, dtype: torch.dtype, threads: int) -> float
     side = 8192 if device.type == "cuda" else 1024
     matrix = torch.ones(side, side, dtype=dtype, device=device)
     times_s = []
-    for _ in range(3):
+    # The fastest of many: beside other processes most of them are interrupted.
+    for _ in range(30):
         began_s = time.perf_counter()
         # To look at an element waits for the device.
         (matrix @ matrix)[0, 0].item()
