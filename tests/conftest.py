@@ -38,8 +38,16 @@ TINY_SWEEP = {
     "parameters": {"optimizer": {"grid": [{"kind": "adam", "lr": 1e-3}, {"kind": "sgd", "lr": 1e30}]}},
 }
 
-IMPATIENT = {"SRCLUSTER_LEASE_BEAT_S": "1", "SRCLUSTER_RESIZE_S": "5"}
-"""So that a test need not wait as long as is wise elsewhere: for a driver that died, and for a worker that may join."""
+IMPATIENT = {
+    "SRCLUSTER_LEASE_BEAT_S": "1",
+    "SRCLUSTER_RESIZE_S": "5",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+}
+"""So that a test need not wait as long as is wise elsewhere: for a driver that died, a worker that may join, and Ray
+Train to see that a worker died or is done."""
+
+LONGEST = ("train/test_train.py", "sweep/test_sweep.py", "hosts/", "train/", "sweep/", "tracking/", "upscale/", "pack/")
+"""The files that come first, so that of several processes none is left alone with one of them at the end."""
 
 # Several processes share the cores, and torch's threads would wait for one another: tiles took nine times as long.
 torch.set_num_threads(1)
@@ -73,12 +81,18 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """What takes minutes comes first, so that of several processes none is left alone with it at the end."""
     if not config.getoption("--slow"):
         for item in items:
             if item.get_closest_marker("slow"):
                 item.add_marker(pytest.mark.skip(reason="slow: tools/test --slow"))
-    items.sort(key=lambda item: not any(map(item.get_closest_marker, ("hosts", "cluster"))))
+    items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    if not any(map(item.get_closest_marker, ("hosts", "cluster"))):
+        return len(LONGEST) + 1
+    file = item.path.relative_to(Path(__file__).parent).as_posix()
+    return next((turn for turn, start in enumerate(LONGEST) if file.startswith(start)), len(LONGEST))
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,10 @@ from srcluster.progress import markdown
 from srcluster.recipe import Recipe
 from srcluster.train.process_group import DeferredTorchConfig
 from srcluster.train.report import OnReport, display, followed, print_result, result_rows
+from srcluster.train.report_queue import ReportQueue
 from srcluster.train.run import check_driver, driver_run, log_baseline, publish
 from srcluster.train.settings import resolve_recipe, results_url
-from srcluster.train.worker import ReportQueue, work
+from srcluster.train.worker import work
 from srcluster.training.lease import Lease
 from srcluster.training.store import RunStore
 

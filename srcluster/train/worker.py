@@ -18,20 +18,6 @@ from srcluster.training.loop import NonFiniteLossError
 from srcluster.training.store import RunStore
 
 
-class ReportQueue:
-    """An actor for what workers report until their driver takes it: words, or else a step and its metrics."""
-
-    def __init__(self) -> None:
-        self.reports: list[tuple[str, int, dict[str, float]]] = []
-
-    def put(self, words: str, step: int, metrics: dict[str, float]) -> None:
-        self.reports.append((words, step, metrics))
-
-    def take(self) -> list[tuple[str, int, dict[str, float]]]:
-        reports, self.reports = self.reports, []
-        return reports
-
-
 class _WarningHandler(logging.Handler):
     """Reports warnings: else they stand in a log file of Ray's, on another machine."""
 

@@ -194,7 +194,7 @@ def test_corrupt_samples_are_replaced_and_counted(shards, tmp_path, workers):
     assert stream.metrics() == {"data/corrupt_samples": 0}
     batches = take(stream, 20)
     assert stream.metrics() == {"data/corrupt_samples": 3}
-    whole = take(Stream(data(shards, workers=workers), scale=4, seed=0), 20)
+    whole = take(Stream(data(shards), scale=4, seed=0), 20)
     same = (batches == whole).flatten(2).all(2)
     # What takes their place is another sample, never one with a damaged part.
     assert 0 < (~same).sum() < 30
