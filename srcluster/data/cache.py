@@ -29,10 +29,6 @@ _DIGEST = "[0-9a-f]" * 64
 _log = logging.getLogger(__name__)
 
 
-class CacheError(UserError):
-    """The cache that the environment asks for can't be had."""
-
-
 def cache_for(url: str, otherwise: Path | None = None) -> "Cache | None":
     """The cache for the content of a URL, or None: for local files, and where no folder is named.
 
@@ -40,7 +36,7 @@ def cache_for(url: str, otherwise: Path | None = None) -> "Cache | None":
         otherwise: The folder where SRCLUSTER_CACHE is not set.
 
     Raises:
-        CacheError: The folder can't be written, or the limit is no number of gigabytes.
+        UserError: The folder can't be written, or the limit is no number of gigabytes.
     """
     folder = os.environ.get("SRCLUSTER_CACHE") or otherwise
     if not folder or not url.startswith(("s3://", "https://", "http://")):
@@ -51,14 +47,14 @@ def cache_for(url: str, otherwise: Path | None = None) -> "Cache | None":
     except (ValueError, OverflowError):
         limit_bytes = 0
     if limit_bytes <= 0:
-        raise CacheError(f"SRCLUSTER_CACHE_GB is a number of gigabytes such as 20, not {said!r}")
+        raise UserError(f"SRCLUSTER_CACHE_GB is a number of gigabytes such as 20, not {said!r}")
     cache = Cache(Path(folder), limit_bytes)
     try:
         cache.folder.mkdir(parents=True, exist_ok=True)
         with cache.lock("write"):
             pass
     except OSError as error:
-        raise CacheError(
+        raise UserError(
             f"the cache {folder} can't be written ({error.strerror}): name another by SRCLUSTER_CACHE, or unset it"
         ) from error
     return cache

@@ -9,7 +9,8 @@ from srcluster.data.listing import Photo
 from srcluster.data.pairs import Pair
 from srcluster.data.pictures import PhotoError
 from srcluster.data.samples import encode_picture
-from srcluster.data.shards import HeldOut, Packing, ShardError, decode_usable, load_manifest
+from srcluster.data.shards import HeldOut, Packing, decode_usable, load_manifest
+from srcluster.errors import UserError
 
 VALIDATION = "validation"
 """The folder of them, beside the shards."""
@@ -44,7 +45,7 @@ def hold_out(photos: Sequence[P], packing: Packing, url: str) -> tuple[list[P], 
         sha256 = hashlib.sha256(content).hexdigest()
         held[photo] = HeldOut(photo=photo.name, name=name, bytes=len(content), sha256=sha256)
     if len(held) < packing.holdout:
-        raise ShardError(f"{packing.source} has {len(held)} photographs that can be held out, not {packing.holdout}")
+        raise UserError(f"{packing.source} has {len(held)} photographs that can be held out, not {packing.holdout}")
     return [photo for photo in photos if photo not in held], tuple(held.values())
 
 

@@ -41,10 +41,6 @@ _BYTES_PER_PIXEL = {"tiff": 1.8, "webp": 1.4, "png": 1.7, "npy": 3.0, "jpg": 0.6
 _MANIFEST = "manifest.json"
 
 
-class ShardError(UserError):
-    """Shards can't be made, or are not what the manifest says."""
-
-
 class _Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -260,7 +256,7 @@ def pack(
         holdout: What was held out before.
 
     Raises:
-        ShardError: Too many photographs are unusable, or the workers' software would make other shards than ours.
+        UserError: Too many photographs are unusable, or the workers' software would make other shards than ours.
     """
     storage.check(url, write=True)
     each = packing.photos_per_shard
@@ -274,11 +270,11 @@ def pack(
     skipped = 0
     for one in itertools.chain(list(made.values()), run(make_shard, missing)):
         if one.inputs != inputs[one.index]:
-            raise ShardError("the workers have other versions of srcluster, Pillow or NumPy: install the same on all")
+            raise UserError("the workers have other versions of srcluster, Pillow or NumPy: install the same on all")
         made[one.index] = one
         skipped += len(one.skipped)
         if skipped > skip_share * len(photos):
-            raise ShardError(
+            raise UserError(
                 f"{skipped} of {len(photos)} photographs of {packing.source} can't be used, more than the "
                 f"{skip_share:.0%} that may be: replace them, or raise --skip-share; the last: {one.skipped[-1].reason}"
             )
@@ -304,9 +300,9 @@ def _recorded(url: str, count: int) -> Iterator[ShardRecord]:
 def _manifest(made: Sequence[ShardRecord], packing: Packing, holdout: tuple[HeldOut, ...]) -> Manifest:
     shards = [one.shard for one in made if one.shard]
     if not made:
-        raise ShardError(f"no photograph of {packing.source} is left for shards: lower --holdout")
+        raise UserError(f"no photograph of {packing.source} is left for shards: lower --holdout")
     if not shards:
-        raise ShardError(f"no photograph of {packing.source} can be used; the first: {made[0].skipped[0].reason}")
+        raise UserError(f"no photograph of {packing.source} can be used; the first: {made[0].skipped[0].reason}")
     return Manifest(
         packing=packing,
         shortest_side=min(one.shortest_side for one in made),
@@ -321,13 +317,13 @@ def load_manifest(url: str) -> Manifest:
     """The manifest of the shards below a URL.
 
     Raises:
-        ShardError: There is none, or it is not one of ours.
+        UserError: There is none, or it is not one of ours.
     """
     storage.check(url)
     file = storage.join(url, _MANIFEST)
     if not storage.exists(file):
-        raise ShardError(f"there is no {file}: make the shards with python -m srcluster.pack, and let it finish")
+        raise UserError(f"there is no {file}: make the shards with python -m srcluster.pack, and let it finish")
     try:
         return Manifest.model_validate_json(storage.read(file))
     except ValidationError as error:
-        raise ShardError(f"{file} is no manifest of version 1; pack the shards again") from error
+        raise UserError(f"{file} is no manifest of version 1; pack the shards again") from error

@@ -30,7 +30,7 @@ from srcluster.data.degradation import margin
 from srcluster.data.order import Order, Window, part
 from srcluster.data.prefetch import prefetch
 from srcluster.data.samples import DAMAGES, Encoded, decode_sample, read_samples
-from srcluster.data.shards import Manifest, ShardError, load_manifest
+from srcluster.data.shards import Manifest, load_manifest
 from srcluster.errors import UserError
 from srcluster.recipe import BICUBIC, Data, Degradation
 
@@ -73,7 +73,7 @@ class _Samples:
             yield window, {shard: self.held.get(shard) or self.shard(shard) for shard in wanted}
 
     def shard(self, shard: int) -> Encoded:
-        """A shard from the store or the cache; a ShardError if it is not what its manifest says, also read again."""
+        """A shard from the store or the cache; a UserError if it is not what its manifest says, also read again."""
         entry, url = self.manifest.shards[shard], self._url(shard)
 
         def fetch() -> bytes:
@@ -81,7 +81,7 @@ class _Samples:
                 content = storage.read(url)
                 if hashlib.sha256(content).hexdigest() == entry.sha256:
                     return content
-            raise ShardError(f"{url} is not what its manifest says, it was damaged or replaced: pack the shards again")
+            raise UserError(f"{url} is not what its manifest says, it was damaged or replaced: pack the shards again")
 
         content = self.cache.read(entry.sha256, fetch) if self.cache else fetch()
         encoded = read_samples(content, self.paired)
@@ -110,7 +110,7 @@ class _Samples:
                 return decode_sample(encoded[number], self.manifest.shortest_side, scale)
             except DAMAGES as error:
                 self._mark(shard, number, str(error))
-        raise ShardError(f"no sample of {self._url(shard)} can be decoded: pack the shards again")
+        raise UserError(f"no sample of {self._url(shard)} can be decoded: pack the shards again")
 
     def _mark(self, shard: int, index: int, reason: str) -> None:
         sample = self.first[shard] + index
@@ -120,7 +120,7 @@ class _Samples:
         _log.warning("sample %d of %s can't be decoded (%s): another is read", index, self._url(shard), reason)
         number = int(self.corrupt.sum())
         if number > max(_CORRUPT_FEW, _CORRUPT_SHARE * len(self.corrupt)):
-            raise ShardError(
+            raise UserError(
                 f"{number} of {len(self.corrupt)} samples can't be decoded, the last of them in {self._url(shard)} "
                 f"({reason}): pack the shards again"
             )
@@ -150,7 +150,7 @@ class Stream(IterableDataset):
     In a loader worker, iterating gives its part of the rank's part, or the error that ends it.
 
     Raises:
-        ShardError: There are no shards, or they don't fit the recipe.
+        UserError: There are no shards, or they don't fit the recipe.
     """
 
     def __init__(
@@ -162,7 +162,7 @@ class Stream(IterableDataset):
         self.paired = degradation.kind == "paired"
         if self.paired and manifest.packing.scale != scale:
             kind = f"pairs of scale {manifest.packing.scale}" if manifest.packing.scale else "no LR pictures"
-            raise ShardError(
+            raise UserError(
                 f"{url} has {kind}, and degradation.kind: paired trains on pairs of scale {scale}: pack HR and LR with "
                 "python -m srcluster.pack HR --lr LR, or change the recipe's scale"
             )
@@ -173,7 +173,7 @@ class Stream(IterableDataset):
                 "raise data.batch"
             )
         if manifest.shortest_side < self.side:
-            raise ShardError(
+            raise UserError(
                 f"{url} has samples of {manifest.shortest_side} px, too small for patches of {data.patch} px and their "
                 f"margin ({self.side} px): lower data.patch, or pack with a larger --crop or --min-side"
             )

@@ -39,7 +39,7 @@ class LPIPS(nn.Module):
         name: `lpips_vgg`, or what it is instead.
 
     Raises:
-        WeightsError: The weights or the heads are missing, or are not what they should be.
+        UserError: The weights or the heads are missing, or are not what they should be.
     """
 
     def __init__(self, weights: str = "auto", normalization: str = "auto"):

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from srcluster.errors import UserError
 from srcluster.objectives.pixel import central
 from srcluster.objectives.weights import convolutions, read
-from srcluster.recipe import RecipeError
 from srcluster.recipe.objective import VGG, VGG_LAYERS
 
 _INPUT = {
@@ -103,7 +103,7 @@ class Perceptual:
         hr = central(hr, sr.shape[-2], sr.shape[-1])
         if min(sr.shape[-2:]) < self.network.smallest:
             network = self.spec.network.upper()
-            raise RecipeError(
+            raise UserError(
                 f"SR of {sr.shape[-1]} x {sr.shape[-2]} is too small for {', '.join(self.spec.layers)} of {network}: "
                 f"raise data.patch until it has {self.network.smallest} pixels on each side"
             )

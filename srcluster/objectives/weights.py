@@ -26,10 +26,6 @@ _TORCHVISION = {
 _FETCH = "get the whole file with `python -m srcluster.fetch {} --to DIR` (a folder, or s3://bucket/weights)"
 
 
-class WeightsError(UserError):
-    """The weights that an objective asks for can't be had, or are not those of its network."""
-
-
 def read(spec: VGG, or_less: bool = False) -> tuple[VGG, dict[str, Tensor]]:
     """The weights that a specification asks for, checked.
 
@@ -45,7 +41,7 @@ def read(spec: VGG, or_less: bool = False) -> tuple[VGG, dict[str, Tensor]]:
         and so on, up to the deepest of these layers.
 
     Raises:
-        WeightsError: There is no such file, it is not the one that its SHA-256 says, it does not reach the layer, is
+        UserError: There is no such file, it is not the one that its SHA-256 says, it does not reach the layer, is
             not of its network, does not say which input it wants, or wants another.
     """
     file, digits = _TORCHVISION[spec.network]
@@ -59,13 +55,13 @@ def read(spec: VGG, or_less: bool = False) -> tuple[VGG, dict[str, Tensor]]:
     tensors, layers = parse(content, url, spec.network), spec.layers
     normalization = "torchvision" if sha256.startswith(digits) else spec.normalization
     if normalization == "auto":
-        raise WeightsError(
+        raise UserError(
             f"{url} does not say which input it wants: set objective.normalization (evaluate's --lpips-input) "
             "to torchvision (RGB in [0, 1], normalised) or caffe (RGB in [0, 255] less its mean, as the original "
             "weights want it)"
         )
     if spec.normalization not in ("auto", normalization):
-        raise WeightsError(f"{url} is torchvision's own file, which wants another input than caffe: leave that out")
+        raise UserError(f"{url} is torchvision's own file, which wants another input than caffe: leave that out")
     if or_less:
         indices = {name: index for name, index, _ in convolutions(spec.network)}
         there = {name for name in layers if f"features.{indices[name.replace('relu', 'conv')]}.weight" in tensors}
@@ -102,7 +98,7 @@ def find(file: str, fetched: str, *, beside: str = "", or_else: str = "") -> str
         or_else: What else there is to do about it, in an error.
 
     Raises:
-        WeightsError: It is in none of them.
+        UserError: It is in none of them.
     """
     named, data, runs = (os.environ.get(f"SRCLUSTER_{name}") for name in ("WEIGHTS", "DATA", "STORAGE"))
     folders = (named, data, runs and storage.join(runs, "weights"), beside.rpartition("/")[0])
@@ -111,7 +107,7 @@ def find(file: str, fetched: str, *, beside: str = "", or_else: str = "") -> str
     for url in urls:
         if storage.exists(url):
             return url
-    raise WeightsError(
+    raise UserError(
         f"there is no {' nor '.join(urls) or file}: {_FETCH.format(fetched)} and name DIR by SRCLUSTER_WEIGHTS{or_else}"
     )
 
@@ -124,14 +120,14 @@ def content_of(url: str, sha256: str | None, fetched: str) -> bytes:
         fetched: What `srcluster.fetch` calls it.
 
     Raises:
-        WeightsError: It is another file.
+        UserError: It is another file.
     """
 
     def fetch() -> bytes:
         content = _from_web(url, fetched) if url.startswith(("http://", "https://")) else storage.read(url)
         found = hashlib.sha256(content).hexdigest()
         if not found.startswith(sha256 or ""):
-            raise WeightsError(f"{url} has SHA-256 {found}, and should have {sha256}: fetch it again, or name another")
+            raise UserError(f"{url} has SHA-256 {found}, and should have {sha256}: fetch it again, or name another")
         return content
 
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
@@ -151,7 +147,7 @@ def _from_web(url: str, fetched: str) -> bytes:
             download(url, path)
         except DownloadError as error:
             get = _FETCH.format(fetched)
-            raise WeightsError(f"{get} where there is a way to it, and name that: {error}") from error
+            raise UserError(f"{get} where there is a way to it, and name that: {error}") from error
         return path.read_bytes()
 
 
@@ -163,12 +159,12 @@ def parse(content: bytes, url: str, fetched: str) -> Mapping[str, Tensor]:
         tensors = torch.load(io.BytesIO(content), "cpu", weights_only=True)
     except Exception as error:
         # Whatever comes to pass where bytes that mean nothing are taken for a pickle's.
-        raise WeightsError(
+        raise UserError(
             f"{url} is damaged, or no file of weights (.pth or .safetensors): {_FETCH.format(fetched)}"
         ) from error
     named = isinstance(tensors, Mapping) and all(isinstance(name, str) for name in tensors)
     if not named or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise WeightsError(f"{url} is no state dict, which is tensors by name: {_FETCH.format(fetched)}")
+        raise UserError(f"{url} is no state dict, which is tensors by name: {_FETCH.format(fetched)}")
     return tensors
 
 
@@ -178,7 +174,7 @@ def _checked(tensors: Mapping[str, Tensor], url: str, layers: Mapping[str, float
     table = {f"features.{index}": (name, channels) for name, index, channels in convolutions(network)}
     for key in tensors:
         if key.startswith("features.") and key.rpartition(".")[0] not in table:
-            raise WeightsError(f"{url} is not of {title}, which has no {key}: {get}")
+            raise UserError(f"{url} is not of {title}, which has no {key}: {get}")
     deepest = max(layers, key=names.index)
     wanted = {}
     for prefix, (name, (channels_in, channels_out)) in table.items():
@@ -187,9 +183,9 @@ def _checked(tensors: Mapping[str, Tensor], url: str, layers: Mapping[str, float
         for part, shape in (("weight", (channels_out, channels_in, 3, 3)), ("bias", (channels_out,))):
             tensor = tensors.get(f"{prefix}.{part}")
             if tensor is None:
-                raise WeightsError(f"{url} has no {prefix}.{part} ({name}), which {deepest} needs: {get}")
+                raise UserError(f"{url} has no {prefix}.{part} ({name}), which {deepest} needs: {get}")
             if tensor.shape != shape:
-                raise WeightsError(
+                raise UserError(
                     f"{prefix}.{part} of {url} is {tuple(tensor.shape)}, and {title}'s {name} is {shape}: {get}"
                 )
             wanted[f"{name}.{part}"] = tensor.float()

@@ -9,7 +9,6 @@ from srcluster.recipe.optimizer import SGD, Adam, AdamW, Optimizer, Schedule
 from srcluster.recipe.recipe import (
     NEUTRAL,
     Recipe,
-    RecipeError,
     flatten,
     load,
     parse_overrides,

@@ -26,11 +26,6 @@ from srcluster.recipe.start import Start
 from srcluster.recipe.validation import Part, explain
 from srcluster.recipe.yaml_files import did_you_mean, read_file, read_mapping, read_yaml, shipped_files
 
-
-class RecipeError(UserError):
-    """A recipe or an override says something that can't be understood."""
-
-
 NEUTRAL = frozenset(
     {
         "name",
@@ -129,12 +124,12 @@ def load(name: str, overrides: Iterable[str] = ()) -> Recipe:
         overrides: `key.key=value`, the value in YAML.
 
     Raises:
-        RecipeError: There is none of that name, or it or an override is not understood.
+        UserError: There is none of that name, or it or an override is not understood.
     """
     files = shipped_files()
     path = files.get(name, Path(name))
     if not path.is_file():
-        raise RecipeError(f"there is no recipe {name!r}{did_you_mean(name, files)}; shipped are {', '.join(files)}")
+        raise UserError(f"there is no recipe {name!r}{did_you_mean(name, files)}; shipped are {', '.join(files)}")
     values = read_mapping(read_file(path), str(path), "steps:, model: and so on")
     return recipe_from({"name": path.stem, **values}, parse_overrides(overrides))
 
@@ -143,16 +138,16 @@ def parse_overrides(texts: Iterable[str]) -> dict[str, Any]:
     """`optimizer.lr=3e-4`, as typed, to dotted keys and values.
 
     Raises:
-        RecipeError: One has no key or no =, or a key is given twice.
+        UserError: One has no key or no =, or a key is given twice.
     """
     overrides = {}
     for text in texts:
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not key:
-            raise RecipeError(f"an override reads key=value, as in optimizer.lr=3e-4, not {text!r}")
+            raise UserError(f"an override reads key=value, as in optimizer.lr=3e-4, not {text!r}")
         if key in overrides:
-            raise RecipeError(f"{key} is given twice: remove one")
+            raise UserError(f"{key} is given twice: remove one")
         overrides[key] = read_yaml(value, text)
     return overrides
 
@@ -165,7 +160,7 @@ def with_overrides(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> d
         part = changed
         for parent in parents:
             if not isinstance(part.setdefault(parent, {}), dict):
-                raise RecipeError(f"{dotted} is not in a recipe: {parent} is a single value")
+                raise UserError(f"{dotted} is not in a recipe: {parent} is a single value")
             part = part[parent]
         # A later key may be one inside it.
         part[last] = copy.deepcopy(value)
@@ -176,12 +171,12 @@ def recipe_from(values: Mapping[str, Any], overrides: Mapping[str, Any] | None =
     """Validate nested values, with dotted overrides, into a recipe.
 
     Raises:
-        RecipeError: A key is unknown (it says which was probably meant), or a value is out of its range.
+        UserError: A key is unknown (it says which was probably meant), or a value is out of its range.
     """
     try:
         return Recipe.model_validate(with_overrides(values, overrides or {}))
     except ValidationError as error:
-        raise RecipeError(f"recipe {values.get('name', '')}: {explain(error, Recipe)}") from error
+        raise UserError(f"recipe {values.get('name', '')}: {explain(error, Recipe)}") from error
 
 
 def flatten(params: Mapping[str, Any]) -> dict[str, str]:

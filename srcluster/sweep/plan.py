@@ -153,7 +153,7 @@ class Sweep(_Part):
         """Every trial; a search chooses other values for those after its first.
 
         Raises:
-            RecipeError: A trial's recipe is not valid.
+            UserError: A trial's recipe is not valid.
             UserError: No trial is long enough for the scheduler.
         """
         grids = {key: parameter.grid for key, parameter in self.parameters.items() if parameter.grid}
@@ -178,7 +178,7 @@ class Sweep(_Part):
         """The trial of these values of the parameters.
 
         Raises:
-            RecipeError: They make no valid recipe.
+            UserError: They make no valid recipe.
         """
         # What the recipe does not say itself may belong to another kind than the values ask for.
         base = load(self.recipe).model_dump(mode="json", exclude_unset=True)

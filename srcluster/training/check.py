@@ -7,7 +7,8 @@ import torch
 
 from srcluster import models
 from srcluster.data.pipeline import check_steps
-from srcluster.recipe import Model, Optimizer, Recipe, RecipeError
+from srcluster.errors import UserError
+from srcluster.recipe import Model, Optimizer, Recipe
 from srcluster.recipe.objective import VGG, Adversarial, Objective
 from srcluster.training.optimizer import make_optimizer
 
@@ -24,7 +25,7 @@ def check_trainable(recipe: Recipe) -> None:
     for spec in _vggs(recipe.objective):
         deepest = max(int(layer[4]) for layer in spec.layers)
         if side < (least := 2 ** (deepest - 1)):
-            raise RecipeError(
+            raise UserError(
                 f"{' and '.join(spec.layers)} of {spec.network.upper()} need {least} x {least} pixels, and the network "
                 f"gives {side} x {side} in training: raise data.patch, which is {recipe.data.patch}"
             )
@@ -43,7 +44,7 @@ def _trained_side(model: Model, scale: int, optimizer: Optimizer, batch: int, pa
             return (model.trial(network, lr) if model.kind == "import" else network(lr)).shape[-1]
         except (RuntimeError, ValueError) as error:
             why = str(error).partition("\n")[0]
-            raise RecipeError(
+            raise UserError(
                 f"the network can't be trained on data.patch = {patch}, which is {patch // scale} of LR: {why}"
             ) from error
 

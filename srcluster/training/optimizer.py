@@ -5,14 +5,15 @@ import math
 import torch
 from torch import nn
 
-from srcluster.recipe import Optimizer, RecipeError, Schedule
+from srcluster.errors import UserError
+from srcluster.recipe import Optimizer, Schedule
 
 
 def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer:
     """The optimiser of a recipe, with a parameter group of its own for each entry of `layer_lr`.
 
     Raises:
-        RecipeError: The network has no weights, or `layer_lr` names no layer of it.
+        UserError: The network has no weights, or `layer_lr` names no layer of it.
     """
     groups: dict[str, list[nn.Parameter]] = {layer: [] for layer in spec.layer_lr}
     others: list[nn.Parameter] = []
@@ -22,11 +23,11 @@ def make_optimizer(network: nn.Module, spec: Optimizer) -> torch.optim.Optimizer
     for layer, weights in groups.items():
         if not weights:
             layers = ", ".join(name for name, _ in network.named_children())
-            raise RecipeError(f"optimizer.layer_lr names no layer {layer!r} of this network; it has {layers}")
+            raise UserError(f"optimizer.layer_lr names no layer {layer!r} of this network; it has {layers}")
     grouped = [{"params": others, "lr": spec.lr}] if others else []
     grouped += [{"params": weights, "lr": spec.layer_lr[layer]} for layer, weights in groups.items()]
     if not grouped:
-        raise RecipeError("the network has no weights: there is nothing to train")
+        raise UserError("the network has no weights: there is nothing to train")
     decay, fused = spec.weight_decay, not next(network.parameters()).is_meta
     match spec.kind:
         case "adam":

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from srcluster.data.cache import Cache, CacheError, cache_for
+from srcluster.data.cache import Cache, cache_for
+from srcluster.errors import UserError
 
 MB = 1_000_000
 
@@ -166,12 +167,12 @@ def test_the_environment_decides(tmp_path, monkeypatch):
 def test_a_limit_that_is_none(tmp_path, monkeypatch, said):
     monkeypatch.setenv("SRCLUSTER_CACHE", str(tmp_path))
     monkeypatch.setenv("SRCLUSTER_CACHE_GB", said)
-    with pytest.raises(CacheError, match=f"SRCLUSTER_CACHE_GB is a number of gigabytes such as 20, not '{said}'"):
+    with pytest.raises(UserError, match=f"SRCLUSTER_CACHE_GB is a number of gigabytes such as 20, not '{said}'"):
         cache_for("s3://bucket/shards")
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("SRCLUSTER_CACHE", str(tmp_path / "file"))
-    with pytest.raises(CacheError, match=r"can't be written .*: name another by SRCLUSTER_CACHE, or unset it"):
+    with pytest.raises(UserError, match=r"can't be written .*: name another by SRCLUSTER_CACHE, or unset it"):
         cache_for("s3://bucket/shards")

@@ -11,8 +11,9 @@ from PIL import Image
 from srcluster.data import benchmarks, shards
 from srcluster.data.holdout import held_out, hold_out
 from srcluster.data.photos import find
-from srcluster.data.shards import Manifest, Packing, ShardError, load_manifest
+from srcluster.data.shards import Manifest, Packing, load_manifest
 from srcluster.data.verification import verify
+from srcluster.errors import UserError
 from srcluster.pixels.resize import imresize
 from srcluster.recipe import recipe_from
 from srcluster.train.settings import resolve_recipe
@@ -80,7 +81,7 @@ def test_shards_without_a_holdout_are_as_they_were(photos, tmp_path):
 
 @pytest.mark.parametrize(("number", "sentence"), [(8, "is left for shards"), (9, "has 8 photographs that can be held")])
 def test_too_many_to_hold_out(photos, tmp_path, number, sentence):
-    with pytest.raises(ShardError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         pack(find(str(photos))[:8] if number == 8 else find(str(photos)), packing(number), str(tmp_path), skip_share=1)
 
 

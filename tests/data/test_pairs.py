@@ -10,10 +10,11 @@ from PIL import Image
 from srcluster.data.pairs import Pair, match, scale_of
 from srcluster.data.photos import find
 from srcluster.data.pictures import PhotoError
-from srcluster.data.shards import Packing, ShardError, load_manifest, pack
+from srcluster.data.shards import Packing, load_manifest, pack
 from srcluster.data.stream import Stream
 from srcluster.data.verification import verify
-from srcluster.recipe import Data, Paired, RecipeError, recipe_from
+from srcluster.errors import UserError
+from srcluster.recipe import Data, Paired, recipe_from
 
 
 def pictures(folder: Path, scale: int, ending: str = "png", names: str = "{:04}x{}") -> tuple[str, str]:
@@ -114,12 +115,12 @@ def test_shards_of_another_scale_or_without_lr(tmp_path):
     url = packed(hr, lr, tmp_path / "shards", crop=None)
     data = Data(shards=url, patch=16, batch=2)
     with pytest.raises(
-        ShardError, match=r"has pairs of scale 2, and degradation.kind: paired trains on pairs of scale 4"
+        UserError, match=r"has pairs of scale 2, and degradation.kind: paired trains on pairs of scale 4"
     ):
         Stream(data, scale=4, seed=0, degradation=Paired(kind="paired"))
     plain = str(tmp_path / "plain")
     pack(find(hr), Packing(source=hr, crop=None), plain)
-    with pytest.raises(ShardError, match="has no LR pictures"):
+    with pytest.raises(UserError, match="has no LR pictures"):
         Stream(data.model_copy(update={"shards": plain}), scale=2, seed=0, degradation=Paired(kind="paired"))
 
 
@@ -132,5 +133,5 @@ def test_what_is_no_pair_has_the_manifest_that_it_had():
 def test_scales_are_for_pairs():
     values = {"name": "a", "steps": 1, "model": {"kind": "srcnn"}, "scale": 1}
     assert recipe_from(values, {"degradation.kind": "paired"}).scale == 1
-    with pytest.raises(RecipeError, match=r"scale is 2, 3, 4 or 8, not 1, but for degradation.kind: paired"):
+    with pytest.raises(UserError, match=r"scale is 2, 3, 4 or 8, not 1, but for degradation.kind: paired"):
         recipe_from(values)

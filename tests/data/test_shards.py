@@ -10,8 +10,9 @@ from PIL import Image
 from srcluster.data.pairs import Pair
 from srcluster.data.photos import find
 from srcluster.data.samples import decode_picture
-from srcluster.data.shards import MARGIN, Manifest, Packing, ShardError, load_manifest, pack
+from srcluster.data.shards import MARGIN, Manifest, Packing, load_manifest, pack
 from srcluster.data.stream import _Samples
+from srcluster.errors import UserError
 
 
 @pytest.fixture
@@ -90,15 +91,15 @@ def test_unusable_photographs_are_listed_and_end_nothing(folder, tmp_path):
 def test_too_many_unusable_photographs(folder, tmp_path):
     for number in range(3):
         (folder / f"{number}.png").write_bytes(b"broken")
-    with pytest.raises(ShardError, match="3 of 10 photographs of ten can't be used, more than the 10% that may be"):
+    with pytest.raises(UserError, match="3 of 10 photographs of ten can't be used, more than the 10% that may be"):
         pack(find(str(folder)), PACKING, str(tmp_path / "shards"))
-    with pytest.raises(ShardError, match="make the shards with python -m srcluster"):
+    with pytest.raises(UserError, match="make the shards with python -m srcluster"):
         load_manifest(str(tmp_path / "shards"))
 
 
 def test_a_manifest_of_something_else(tmp_path):
     (tmp_path / "manifest.json").write_text("{}")
-    with pytest.raises(ShardError, match="no manifest of version 1"):
+    with pytest.raises(UserError, match="no manifest of version 1"):
         load_manifest(str(tmp_path))
 
 

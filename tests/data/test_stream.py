@@ -20,7 +20,7 @@ from srcluster import storage
 from srcluster.data.order import part
 from srcluster.data.photos import find
 from srcluster.data.samples import Encoded
-from srcluster.data.shards import Manifest, Packing, Shard, ShardError, load_manifest, pack
+from srcluster.data.shards import Manifest, Packing, Shard, load_manifest, pack
 from srcluster.data.stream import Stream, _Samples, cut
 from srcluster.errors import UserError
 from srcluster.recipe import Data
@@ -164,7 +164,7 @@ def test_a_damaged_shard_is_named(shards, tmp_path, workers):
     content = bytearray((copy / "000001.tar").read_bytes())
     content[len(content) // 2] ^= 1
     (copy / "000001.tar").write_bytes(content)
-    with pytest.raises(ShardError, match=r"000001.tar is not what its manifest says"):
+    with pytest.raises(UserError, match=r"000001.tar is not what its manifest says"):
         take(Stream(data(str(copy), workers=workers), scale=4, seed=0), 20)
 
 
@@ -206,14 +206,14 @@ def test_corrupt_samples_are_replaced_and_counted(shards, tmp_path, workers):
 def test_too_many_corrupt_samples_are_an_error_that_names_a_shard(shards, tmp_path, workers):
     stream = Stream(data(repacked(shards, tmp_path, {0, 4, 7, 9, 14}), workers=workers), scale=4, seed=0)
     with pytest.raises(
-        ShardError, match=r"^[45] of 23 samples can't be decoded, the last of them in .*/00000\d.tar \(.*pack"
+        UserError, match=r"^[45] of 23 samples can't be decoded, the last of them in .*/00000\d.tar \(.*pack"
     ):
         take(stream, 20)
 
 
 def test_a_shard_without_a_sample_that_decodes_is_named(shards, tmp_path):
     first = range(load_manifest(shards).shards[0].samples)
-    with pytest.raises(ShardError, match=r"000000.tar.*pack the shards again"):
+    with pytest.raises(UserError, match=r"000000.tar.*pack the shards again"):
         take(Stream(data(repacked(shards, tmp_path, set(first))), scale=4, seed=0), 20)
 
 

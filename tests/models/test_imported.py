@@ -12,7 +12,7 @@ from srcluster.models.find import find_model
 from srcluster.models.reach import measure_reach
 from srcluster.models.saved import load_model, save_weights
 from srcluster.models.tiling import restore
-from srcluster.recipe import RecipeError, recipe_from
+from srcluster.recipe import recipe_from
 from srcluster.training.check import check_trainable
 
 
@@ -80,5 +80,5 @@ def test_arguments_that_it_does_not_take():
 
 
 def test_a_target_is_a_module_and_a_name():
-    with pytest.raises(RecipeError, match=r"model\.target: it reads package\.module:Name, not 'own\.Net'"):
+    with pytest.raises(UserError, match=r"model\.target: it reads package\.module:Name, not 'own\.Net'"):
         recipe_of("own.Net")

@@ -10,7 +10,7 @@ from srcluster.models import build
 from srcluster.models.export import export
 from srcluster.models.saved import save_weights
 from srcluster.models.start import begin_with, resolve_start
-from srcluster.recipe import RecipeError, Start, recipe_from
+from srcluster.recipe import Start, recipe_from
 
 COMPACT = {"kind": "compact", "features": 4, "convs": 2}
 
@@ -89,5 +89,5 @@ def test_weights_that_are_not_those(tmp_path, storage):
 
 
 def test_strictness_is_of_weights():
-    with pytest.raises(RecipeError, match=r"start: start\.strict and start\.sha256 are for start\.weights"):
+    with pytest.raises(UserError, match=r"start: start\.strict and start\.sha256 are for start\.weights"):
         recipe_of(start={"strict": False})

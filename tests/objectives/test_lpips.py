@@ -14,6 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from srcluster.data import benchmarks
+from srcluster.errors import UserError
 from srcluster.evaluate.__main__ import evaluate
 from srcluster.fetch import __main__ as fetch
 from srcluster.models import build
@@ -21,7 +22,7 @@ from srcluster.models.saved import save_weights
 from srcluster.models.tiling import restore
 from srcluster.objectives import lpips, weights
 from srcluster.objectives.lpips import LPIPS
-from srcluster.objectives.weights import WeightsError, convolutions
+from srcluster.objectives.weights import convolutions
 from srcluster.recipe import MEASURES, Interpolation, recipe_from
 from srcluster.train.settings import resolve_recipe
 from srcluster.training.measures import lpips_at_hand
@@ -118,7 +119,7 @@ def test_other_weights_give_the_plain_variant_as_far_as_they_reach(files, pair, 
 
 
 def test_weights_that_end_before_the_first_layer(files, tmp_path):
-    with pytest.raises(WeightsError, match=r"has no features.2.weight \(conv1_2\)"):
+    with pytest.raises(UserError, match=r"has no features.2.weight \(conv1_2\)"):
         LPIPS(upto(files, 0, tmp_path), "caffe")
 
 
@@ -129,7 +130,7 @@ def test_the_heads_are_those_that_fetch_leaves():
 
 def test_heads_are_found_where_weights_are(files, catalogued, monkeypatch, tmp_path):
     alone = shutil.copy(files.weights, tmp_path / "alone.pth")
-    with pytest.raises(WeightsError, match=rf"no {tmp_path}/vgg.pth: get .* `python -m srcluster.fetch lpips-vgg"):
+    with pytest.raises(UserError, match=rf"no {tmp_path}/vgg.pth: get .* `python -m srcluster.fetch lpips-vgg"):
         LPIPS(str(alone))
     for variable, below in (("WEIGHTS", ""), ("DATA", ""), ("STORAGE", "weights")):
         place = tmp_path / variable / below / "vgg.pth"
@@ -141,7 +142,7 @@ def test_heads_are_found_where_weights_are(files, catalogued, monkeypatch, tmp_p
     monkeypatch.setenv("SRCLUSTER_WEIGHTS", str(files.weights))
     assert LPIPS("auto").name == "lpips_vgg"
     monkeypatch.setattr(lpips, "_HEADS_SHA256", "0" * 64)
-    with pytest.raises(WeightsError, match=r"vgg.pth has SHA-256 .*, and should have 00"):
+    with pytest.raises(UserError, match=r"vgg.pth has SHA-256 .*, and should have 00"):
         LPIPS("auto")
 
 

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 from srcluster.errors import UserError
 from srcluster.objectives import build, resolve, terms
 from srcluster.objectives.pixel import total_variation
-from srcluster.recipe import RecipeError, recipe_from
+from srcluster.recipe import recipe_from
 from srcluster.recipe.objective import Objective
 
 CPU = torch.device("cpu")
@@ -113,7 +113,7 @@ def test_a_layer_is_a_name_or_weights_by_name():
     ],
 )
 def test_what_is_wrong_is_said(change, words):
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(UserError) as error:
         recipe_from(MINIMAL, change)
     assert words in str(error.value)
     assert "\n" not in str(error.value)

@@ -9,10 +9,11 @@ from torch.nn import functional as F
 from srcluster import models
 from srcluster.data import benchmarks
 from srcluster.data.degradation import margin
+from srcluster.errors import UserError
 from srcluster.objectives import build
 from srcluster.objectives.vgg import VGGFeatures, distance
-from srcluster.objectives.weights import WeightsError, convolutions, read
-from srcluster.recipe import RecipeError, recipe_from
+from srcluster.objectives.weights import convolutions, read
+from srcluster.recipe import recipe_from
 from srcluster.recipe.objective import VGG, VGG_LAYERS
 from srcluster.training.checkpoint import State
 from srcluster.training.loop import Step
@@ -169,7 +170,7 @@ def test_bf16_comes_close(weights_file):
 
 def test_images_too_small_for_a_layer(full_file):
     loss = build(spec(full_file, "relu5_3"), CPU, torch.float32)
-    with pytest.raises(RecipeError, match=r"SR of 15 x 64 is too small for relu5_3 .* it has 16 pixels on each side"):
+    with pytest.raises(UserError, match=r"SR of 15 x 64 is too small for relu5_3 .* it has 16 pixels on each side"):
         loss(images(1, 3, 64, 15), images(1, 3, 64, 64))
 
 
@@ -239,7 +240,7 @@ def test_vgg19_has_its_own_layers(tmp_path):
     deepest = spec(str(tmp_path / "vgg19.pth"), network="vgg19", layers="relu5_4")
     (features,) = network(deepest)(torch.rand(1, 3, 32, 32))
     assert features.shape == (1, 512, 2, 2)
-    with pytest.raises(WeightsError, match=r"is not of VGG16, which has no features\.16\.weight: get"):
+    with pytest.raises(UserError, match=r"is not of VGG16, which has no features\.16\.weight: get"):
         network(spec(str(tmp_path / "vgg19.pth")))
 
 

@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import save_file
 
 from srcluster import storage
-from srcluster.data.cache import CacheError
+from srcluster.errors import UserError
 from srcluster.fetch import __main__ as fetch
 from srcluster.objectives import build, resolve, weights
-from srcluster.objectives.weights import WeightsError, read
+from srcluster.objectives.weights import read
 from srcluster.recipe.objective import VGG, Sum
 from srcluster.storage import StorageError
 
@@ -50,7 +50,7 @@ def test_the_file_is_the_one_that_fetch_leaves():
 
 
 def test_auto_finds_the_file_wherever_it_was_fetched_to(catalogued, monkeypatch, tmp_path):
-    with pytest.raises(WeightsError, match=r"no vgg16-397923af.pth: get the whole file with .* by SRCLUSTER_WEIGHTS"):
+    with pytest.raises(UserError, match=r"no vgg16-397923af.pth: get the whole file with .* by SRCLUSTER_WEIGHTS"):
         resolve(VGG(kind="vgg"))
     # In the order of their precedence, the last first.
     for variable, below in (("STORAGE", "weights"), ("DATA", ""), ("WEIGHTS", "")):
@@ -65,7 +65,7 @@ def test_auto_finds_the_file_wherever_it_was_fetched_to(catalogued, monkeypatch,
     assert resolve(VGG(kind="vgg")).weights == catalogued
     (tmp_path / "DATA" / "vgg16-397923af.pth").write_bytes(b"half")
     monkeypatch.delenv("SRCLUSTER_WEIGHTS")
-    with pytest.raises(WeightsError, match=r"vgg16-397923af.pth has SHA-256 .*, and should have .*: fetch it again"):
+    with pytest.raises(UserError, match=r"vgg16-397923af.pth has SHA-256 .*, and should have .*: fetch it again"):
         resolve(VGG(kind="vgg"))
 
 
@@ -83,20 +83,18 @@ def test_a_resolved_objective_says_all_of_itself(catalogued, monkeypatch):
 
 
 def test_what_the_weights_were_trained_with_is_not_guessed(weights_file):
-    with pytest.raises(
-        WeightsError, match=r"not say which input it wants: set objective.normalization .* to torchvision"
-    ):
+    with pytest.raises(UserError, match=r"not say which input it wants: set objective.normalization .* to torchvision"):
         resolve(spec(weights_file, normalization="auto"))
 
 
 def test_torchvisions_own_file_does_not_want_another_input(catalogued):
-    with pytest.raises(WeightsError, match="is torchvision's own file, which wants another input than caffe"):
+    with pytest.raises(UserError, match="is torchvision's own file, which wants another input than caffe"):
         resolve(spec(catalogued))
 
 
 def test_another_file_than_the_recipe_says(weights_file):
     assert resolve(spec(weights_file, sha256=sha256(weights_file)))
-    with pytest.raises(WeightsError, match=f"has SHA-256 {sha256(weights_file)}, and should have 00"):
+    with pytest.raises(UserError, match=f"has SHA-256 {sha256(weights_file)}, and should have 00"):
         resolve(spec(weights_file, sha256="0" * 64))
 
 
@@ -119,7 +117,7 @@ def test_formats(weights_file, written):
 
 def test_a_partial_file_serves_the_layers_that_it_has(weights_file):
     assert len(read(spec(weights_file, layers="conv1_2"))[1]) == 4
-    with pytest.raises(WeightsError) as error:
+    with pytest.raises(UserError) as error:
         resolve(spec(weights_file, layers={"relu1_1": 1, "relu3_3": 1}))
     said = f"{weights_file} has no features.10.weight (conv3_1), which relu3_3 needs: get the whole file"
     assert said in str(error.value)
@@ -134,7 +132,7 @@ def test_layers_that_a_file_ends_before_are_left_out_where_less_will_do(weights_
     state = torch.load(weights_file, weights_only=True)
     del state["features.2.weight"]
     torch.save(state, tmp_path / "hole.pth")
-    with pytest.raises(WeightsError, match=r"has no features.2.weight \(conv1_2\), which conv2_1 needs"):
+    with pytest.raises(UserError, match=r"has no features.2.weight \(conv1_2\), which conv2_1 needs"):
         read(spec(tmp_path / "hole.pth", layers=several), or_less=True)
 
 
@@ -154,7 +152,7 @@ def test_layers_that_a_file_ends_before_are_left_out_where_less_will_do(weights_
 )
 def test_weights_of_something_else(weights_file, tmp_path, change, words):
     torch.save({**torch.load(weights_file, weights_only=True), **change}, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match=words):
+    with pytest.raises(UserError, match=words):
         resolve(spec(tmp_path / "other.pth"))
 
 
@@ -168,13 +166,13 @@ def test_damaged_files(written):
     cuts = [0, 1, 2, 3, 10, 100, len(whole) // 2, len(whole) - 1]
     for damaged in (b"x", bytes(1000), b"<html>" * 9, *(whole[:cut] for cut in cuts)):
         written.write_bytes(damaged)
-        with pytest.raises(WeightsError, match="is damaged, or no file of weights"):
+        with pytest.raises(UserError, match="is damaged, or no file of weights"):
             resolve(spec(written))
 
 
 def test_a_state_dict_is_read_and_no_code_is_run(tmp_path, capsys):
     torch.save({"features.0.weight": Code()}, tmp_path / "code.pth")
-    with pytest.raises(WeightsError, match="no file of weights"):
+    with pytest.raises(UserError, match="no file of weights"):
         resolve(spec(tmp_path / "code.pth"))
     assert "run" not in capsys.readouterr().out
 
@@ -215,13 +213,13 @@ def test_from_the_web_once_a_node(web, weights_file, tmp_path, monkeypatch):
     monkeypatch.setenv("SRCLUSTER_CACHE", str(tmp_path / "other"))
     build(resolved, torch.device("cpu"), torch.float32)
     assert len(asked) == 2
-    with pytest.raises(WeightsError, match=r"python -m srcluster.fetch vgg16 .* there is no http.*/none.pth"):
+    with pytest.raises(UserError, match=r"python -m srcluster.fetch vgg16 .* there is no http.*/none.pth"):
         resolve(spec(f"{url}/none.pth"))
 
 
 def test_a_home_that_cannot_be_written(tmp_path):
     (tmp_path / "home").touch()
-    with pytest.raises(CacheError, match=r"can't be written .*: name another by SRCLUSTER_CACHE"):
+    with pytest.raises(UserError, match=r"can't be written .*: name another by SRCLUSTER_CACHE"):
         resolve(spec("https://localhost/vgg16.pth"))
 
 
@@ -234,5 +232,5 @@ def test_from_s3_once_a_node(s3, catalogued, monkeypatch):
     assert resolved.weights == f"{home}/weights/vgg16-397923af.pth"
     storage.delete(resolved.weights)
     build(resolved, torch.device("cpu"), torch.float32)
-    with pytest.raises(WeightsError, match=f"there is no {resolved.weights}: get the whole file"):
+    with pytest.raises(UserError, match=f"there is no {resolved.weights}: get the whole file"):
         resolve(VGG(kind="vgg"))

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from srcluster import local, storage
-from srcluster.data.shards import ShardError, load_manifest
+from srcluster.data.shards import load_manifest
 from srcluster.errors import UserError
 from srcluster.pack.__main__ import pack
 
@@ -139,7 +139,7 @@ def test_a_replaced_photograph_is_packed_again(photos, tmp_path, capsys):
     for path in sorted(photos.glob("*.bmp"))[:4]:
         (mine / path.name).write_bytes(path.read_bytes())
     (mine / "00.bmp").write_bytes(b"broken")
-    with pytest.raises(ShardError, match=r"1 of 4 photographs .* or raise --skip-share"):
+    with pytest.raises(UserError, match=r"1 of 4 photographs .* or raise --skip-share"):
         pack_here(mine, tmp_path / "to")
     pack_here(mine, tmp_path / "to", skip_share=0.25)
     assert "3 samples in 2 shards" in (printed := capsys.readouterr().out)
@@ -152,7 +152,7 @@ def test_a_replaced_photograph_is_packed_again(photos, tmp_path, capsys):
 
 def test_photographs_that_are_all_unusable(tmp_path):
     (tmp_path / "a.png").write_bytes(b"broken")
-    with pytest.raises(ShardError, match=r"no photograph of .* can be used; the first: a.png is not a picture"):
+    with pytest.raises(UserError, match=r"no photograph of .* can be used; the first: a.png is not a picture"):
         pack_here(tmp_path, tmp_path / "to", skip_share=1)
 
 

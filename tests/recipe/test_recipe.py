@@ -2,7 +2,8 @@
 
 import pytest
 
-from srcluster.recipe import RecipeError, flatten, load, parse_overrides, recipe_from, shipped
+from srcluster.errors import UserError
+from srcluster.recipe import flatten, load, parse_overrides, recipe_from, shipped
 
 MINIMAL = {"name": "mine", "steps": 10, "model": {"kind": "srcnn"}}
 
@@ -62,7 +63,7 @@ def test_a_recipe_survives_its_dump():
     ],
 )
 def test_what_is_wrong_is_said(change, words):
-    with pytest.raises(RecipeError) as error:
+    with pytest.raises(UserError) as error:
         recipe_from(MINIMAL, change)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -70,18 +71,18 @@ def test_what_is_wrong_is_said(change, words):
 
 @pytest.mark.parametrize("text", ["steps", "=3", "  =3"])
 def test_an_override_has_a_key_and_a_value(text):
-    with pytest.raises(RecipeError, match="key=value"):
+    with pytest.raises(UserError, match="key=value"):
         parse_overrides([text])
 
 
 def test_an_override_is_given_once():
     assert parse_overrides(["a=1e-4", "b=[1e-3, 2]"]) == {"a": 1e-4, "b": [1e-3, 2]}
-    with pytest.raises(RecipeError, match="steps is given twice"):
+    with pytest.raises(UserError, match="steps is given twice"):
         parse_overrides(["steps=3", " steps=4"])
 
 
 def test_a_missing_recipe_names_those_that_ship():
-    with pytest.raises(RecipeError, match=r"no recipe 'srcn', did you mean 'srcnn'\?; shipped are"):
+    with pytest.raises(UserError, match=r"no recipe 'srcn', did you mean 'srcnn'\?; shipped are"):
         load("srcn")
 
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from srcluster.errors import UserError
 from srcluster.models import build
-from srcluster.recipe import RecipeError, recipe_from
+from srcluster.recipe import recipe_from
 from srcluster.training.adversary import Adversary
 from srcluster.training.checkpoint import State
 from srcluster.training.loop import NonFiniteLossError, Step
@@ -115,10 +116,10 @@ def test_what_was_not_finite_is_named():
     ],
 )
 def test_what_makes_no_sense_is_said(terms, sentence):
-    with pytest.raises(RecipeError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         training({"kind": "sum", "terms": terms})
 
 
 def test_patches_that_a_u_net_can_not_halve_are_said():
-    with pytest.raises(RecipeError, match=r"discriminator.*multiples of 8.*36"):
+    with pytest.raises(UserError, match=r"discriminator.*multiples of 8.*36"):
         training(objective("unet"), **{"data.patch": 36})

@@ -16,9 +16,10 @@ from srcluster.data.pairs import Pair, match
 from srcluster.data.photos import find
 from srcluster.data.shards import Packing, pack
 from srcluster.data.stream import Stream
+from srcluster.errors import UserError
 from srcluster.models import build
 from srcluster.models.saved import load_model, load_weights, weights_bytes
-from srcluster.recipe import Interpolation, Recipe, RecipeError, Schedule, recipe_from
+from srcluster.recipe import Interpolation, Recipe, Schedule, recipe_from
 from srcluster.training.checkpoint import CheckpointError
 from srcluster.training.evaluation import evaluate
 from srcluster.training.loop import NonFiniteLossError, fit
@@ -254,7 +255,7 @@ def test_the_work_of_a_patch_is_counted_and_leaves_no_trace():
 
 
 def test_a_rate_for_no_layer(shards, pieces, tmp_path):
-    with pytest.raises(RecipeError, match="no layer 'conv4' of this network; it has conv1, conv2, conv3"):
+    with pytest.raises(UserError, match="no layer 'conv4' of this network; it has conv1, conv2, conv3"):
         run(recipe(shards, **{"optimizer.layer_lr": {"conv4": 1e-5}}), pieces, tmp_path)
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 
 from srcluster.errors import UserError
 from srcluster.pixels.metrics import Pair
-from srcluster.recipe import MEASURES, Criterion, RecipeError, format_metric, measure, metric_title, recipe_from
+from srcluster.recipe import MEASURES, Criterion, format_metric, measure, metric_title, recipe_from
 from srcluster.training.measures import load_measures
 
 MINE = "import:mymeasures:distance:lower"
@@ -54,7 +54,7 @@ def test_a_measure_of_ones_own(mine):
     ],
 )
 def test_what_is_no_measure(evaluation, sentence):
-    with pytest.raises(RecipeError, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         recipe(**evaluation)
 
 
