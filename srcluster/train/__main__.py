@@ -11,11 +11,11 @@ import typer
 from srcluster import cli
 from srcluster.cluster.choose import choose_cluster
 from srcluster.errors import UserError
-from srcluster.recipe import load
+from srcluster.recipe import load, shipped
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="One that ships (srcnn, srresnet, perceptual, edsr), or a YAML file.")],
+    recipe: Annotated[str, typer.Argument(help=f"One that ships ({', '.join(shipped())}), or a YAML file.")],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Keys of the recipe: data.shards=s3://bucket/coco steps=5000.")
     ] = None,
