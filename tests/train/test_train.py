@@ -1,26 +1,23 @@
 """Trainings under Ray Train, as a person starts them: finished, killed in every way, and elastic."""
 
+import random
 import re
 import signal
-import time
+import tempfile
 
 import psutil
 import pytest
 from mlflow import MlflowClient
 
-from srcluster import local, storage
+from srcluster import storage
 from srcluster.recipe import Schedule
 from srcluster.train.driver import EXPERIMENT
 from srcluster.training.optimizer import learning_rate_factor
 from srcluster.training.store import RunStore
+from tools import drill
 
-STEPS = 600
-RECIPE = (
-    "srresnet",
-    *("model.features=8", "model.blocks=1", "precision=fp32", "ema=0.9", "evaluation.benchmarks=[pieces]"),
-    *("data.patch=32", "data.batch=4", "log_every_steps=50", "evaluation.every_steps=200"),
-    *(f"steps={STEPS}", "checkpoint.every_steps=100", "--workers", "2"),
-)
+STEPS = 2400
+RECIPE = (*drill.RECIPE, f"steps={STEPS}")
 
 
 def start(shell, name: str, *arguments: str):
@@ -35,10 +32,6 @@ def recipe(*arguments: str) -> list[str]:
 
 def store_of(shell, name: str) -> RunStore:
     return RunStore(storage.join(shell.cluster.environment()["SRCLUSTER_STORAGE"], "runs", name))
-
-
-def model(shell, name: str) -> bytes:
-    return storage.read(storage.join(store_of(shell, name).url, "model.safetensors"))
 
 
 def run_of(name: str):
@@ -56,14 +49,6 @@ def actors(shell, kind: str) -> list[psutil.Process]:
         if any(f"ray::{kind}" in word for word in process.info["cmdline"] or ())
         and process.environ().get("AWS_ENDPOINT_URL") == shell.cluster.s3_endpoint
     ]
-
-
-def kill_at(shell, process, name: str, step: int, *kinds: str) -> None:
-    """SIGKILL actors once the checkpoint of a step is kept."""
-    shell.wait_for(lambda: step <= max(store_of(shell, name).steps(), default=0), process)
-    for kind in kinds:
-        (killed, *_) = actors(shell, kind)
-        killed.kill()
 
 
 def assert_whole(name: str) -> None:
@@ -85,7 +70,7 @@ def test_a_training_from_nothing(shell):
     assert f"{metrics['best/psnr_y/pieces']:.2f}" in undisturbed
     assert store_of(shell, "undisturbed").steps() == [STEPS - 100, STEPS]
     assert {name.partition("/")[0] for name in storage.names(store_of(shell, "undisturbed").url)} == {
-        *("recipe.json", "model.safetensors", "result.json", "step-00000500", "step-00000600")
+        *("recipe.json", "model.safetensors", "result.json", f"step-{STEPS - 100:08d}", f"step-{STEPS:08d}")
     }
 
     # As if MLflow had refused the network.
@@ -105,64 +90,26 @@ def test_a_training_from_nothing(shell):
     assert "was begun with another recipe (seed = 0, and now 1): give this one another --name" in printed
 
 
-@pytest.fixture
-def undisturbed(shell) -> bytes:
-    """The network that a training came to which nothing disturbed; what is disturbed must come to the same."""
-    if not store_of(shell, "undisturbed").result():
-        shell.finish(start(shell, "undisturbed"))
-    return model(shell, "undisturbed")
-
-
 @pytest.mark.cluster
-def test_killed_workers_lose_nothing(shell, undisturbed):
-    """Nor does it matter when what carries their reports, or Ray Train's own controller, is killed."""
-    process = start(shell, "killed")
-    kill_at(shell, process, "killed", 100, "RayTrainWorker", "ReportQueue")
-    kill_at(shell, process, "killed", 400, "TrainController")
-    printed = shell.finish(process)
-    assert process.returncode == 0
-    assert printed.count("2 workers of 1 threads") == 3
-    assert_whole("killed")
-    assert model(shell, "killed") == undisturbed
-
-
-@pytest.mark.cluster
-def test_services_that_go_away_lose_nothing(shell, undisturbed):
-    process = start(shell, "outage")
-    shell.wait_for(lambda: store_of(shell, "outage").steps(), process)
-    local.stop(["s3", "mlflow"], shell.cluster.state, timeout_s=0)
-    # Longer than botocore and MLflow try by themselves.
-    time.sleep(10)
-    assert process.poll() is None
-    local.start(["s3", "mlflow"], shell.cluster.state)
-    printed = shell.finish(process)
-    assert process.returncode == 0
-    assert printed.count("2 workers of 1 threads") == 1
-    assert_whole("outage")
-    assert model(shell, "outage") == undisturbed
-
-
-@pytest.mark.cluster
-def test_an_interrupted_driver_continues(shell, undisturbed):
-    process = start(shell, "interrupted")
-    shell.wait_for(lambda: store_of(shell, "interrupted").steps(), process)
-    process.send_signal(signal.SIGHUP)
-    assert "the same command continues it" in shell.finish(process)
-    assert process.returncode == 130
-    assert run_of("interrupted").info.status == "KILLED"
-
-    process = start(shell, "interrupted")
-    shell.wait_for(lambda: max(store_of(shell, "interrupted").steps()) >= 300, process)
-    # Its workers live on beside those of the driver that takes the run over, until they see that.
-    process.send_signal(signal.SIGSTOP)
-    shell.finish(successor := start(shell, "interrupted"))
-    assert successor.returncode == 0
-    assert_whole("interrupted")
-    assert model(shell, "interrupted") == undisturbed
-    process.send_signal(signal.SIGCONT)
-    assert "was taken over by" in shell.finish(process)
-    assert process.returncode == 2
-    assert_whole("interrupted")
+@pytest.mark.timeout(900)
+def test_a_short_drill(shell, monkeypatch, tmp_path):
+    """Whatever is struck, the training comes to what the undisturbed one came to; tools/drill strikes more."""
+    # Other tests have temporary files, too.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    whole, struck = (
+        drill.Training(name, STEPS, shell.start, drill.ray_processes) for name in ("undisturbed", "disturbed")
+    )
+    if not whole.store.result():
+        whole.start()
+        whole.finish()
+    struck.start()
+    # The last: the ranks train on while their driver is stopped.
+    names = ("report_queue", "one_rank", "controller", "terminal_closed", "services", "driver_stopped")
+    drill.strike(struck, names, random.Random(1))
+    assert drill.is_whole(struck, whole)
+    printed = "\n".join(struck.lines)
+    assert "nothing is lost, the same command continues it" in printed
+    assert "was taken over by" in printed
 
 
 @pytest.mark.cluster
