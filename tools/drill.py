@@ -161,7 +161,9 @@ def ctrl_c_twice(training: Training, rng: random.Random) -> None:
     training.driver.send_signal(signal.SIGINT)
     began, status = time.monotonic(), training.driver.wait(PATIENCE_S)
     seconds = time.monotonic() - began
-    training.expect(status == 130 and seconds < 15, f"Ctrl-C twice ends it with {status} after {seconds:.0f} s")
+    # The second may come to an interpreter that is ending already.
+    right = status in (130, -signal.SIGINT) and seconds < 15
+    training.expect(right, f"Ctrl-C twice ends it with {status} after {seconds:.0f} s")
 
 
 def driver_stopped(training: Training, rng: random.Random) -> None:

@@ -302,7 +302,8 @@ def test_ctrl_c_loses_nothing(shell):
         time.sleep(0.5)
     began = time.monotonic()
     assert "continue with: python -m srcluster.sweep tiny.yaml --resume" in shell.finish(process)
-    assert process.returncode == 130
+    # Where it came to an interpreter that was ending already, it ended that; to a shell both are 130.
+    assert process.returncode in (130, -signal.SIGINT)
     assert time.monotonic() - began < 15, "the second does not wait for what the first one does"
 
     process = start(shell, "--once", **long)
