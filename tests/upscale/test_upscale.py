@@ -126,8 +126,8 @@ def test_what_is_refused(tmp_path):
         run(tmp_path / "gone.png", out=tmp_path / "out")
     with pytest.raises(UserError, match="where to"):
         upscale([str(tmp_path / "a.png")], model="bicubic")
-    with pytest.raises(UserError, match="--model"):
-        upscale([str(tmp_path / "a.png")], out=str(tmp_path / "out"))
+    with pytest.raises(UserError, match="no network of scale 7 comes with srcluster: say which network, --model"):
+        upscale([str(tmp_path / "a.png")], out=str(tmp_path / "out"), scale=7)
 
 
 class Greedy(torch.nn.Module):
