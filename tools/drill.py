@@ -41,7 +41,7 @@ RECIPE = (
     *("evaluation.benchmarks=[pieces]", f"log_every_steps={LOG_EVERY}", f"checkpoint.every_steps={SAVE_EVERY}"),
     *("evaluation.every_steps=200", "--workers", "2"),
 )
-METRICS = ("train/loss", "train/lr", "psnr_y/pieces", "best/psnr_y/pieces")
+METRICS = ("train/loss", "train/lr", "psnr_y/pieces")
 PATIENCE_S = 600.0
 
 

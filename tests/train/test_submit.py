@@ -70,18 +70,14 @@ def test_what_a_file_says_goes_with_a_job(tmp_path):
 
 
 TINY = (
-    *("srresnet", "model={kind: import, target: 'own:Net'}", "objective={kind: import, target: 'own:loss'}"),
-    "degradation={kind: pipeline, steps: [{kind: import, target: 'own:darker', args: {factor: 0.9}}]}",
-    *("precision=fp32", "data.patch=32", "data.batch=4"),
-    *("evaluation.benchmarks=[pieces]", "evaluation.every_steps=1000", "checkpoint.every_steps=500"),
-    *("log_every_steps=500", "steps=8000", "--workers", "2", "--name", "submitted"),
+    *("srresnet", "model.features=8", "model.blocks=1", "precision=fp32", "data.patch=32", "data.batch=4"),
+    *("evaluation.benchmarks=[pieces]", "evaluation.every_steps=100", "checkpoint.every_steps=100"),
+    *("log_every_steps=50", "steps=1000", "--workers", "2", "--name", "submitted"),
 )
 
 
-def submit(shell, *more: str, **environment: str) -> subprocess.Popen:
-    """What is of a person's own travels in the folder that it is typed in."""
-    shutil.copy(ROOT / "tests" / "own.py", shell.home)
-    command = [sys.executable, "-m", "srcluster.train", *TINY, "--submit", *more]
+def submit(shell, **environment: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "srcluster.train", *TINY, "--submit"]
     return subprocess.Popen(
         command,
         cwd=shell.home,
@@ -134,12 +130,10 @@ def test_a_job_runs_once_and_gives_nothing_away(shell):
         for canary in canaries:
             assert canary.encode() not in content, place
 
-    # It is known to be finished, and the name is free for more steps of it, which have a run of their own in MLflow.
-    printed = shell.finish(again := submit(shell, "--extend", "8500"))
+    # It is known to be finished, and the name is free for another look.
+    printed, _ = (again := submit(shell)).communicate(timeout=120)
     assert again.returncode == 0
-    assert "2 workers of 1 threads, from step 8000" in printed
-    assert submitted().info.run_id != run.info.run_id
-    assert submitted().data.params["steps"] == "8500"
+    assert "submitted is finished" in printed
 
 
 def submitted() -> Run:
