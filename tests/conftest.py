@@ -38,13 +38,8 @@ TINY_SWEEP = {
     "parameters": {"optimizer": {"grid": [{"kind": "adam", "lr": 1e-3}, {"kind": "sgd", "lr": 1e30}]}},
 }
 
-IMPATIENT = {
-    "SRCLUSTER_LEASE_BEAT_S": "1",
-    "SRCLUSTER_RESIZE_S": "5",
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-}
-"""So that a test need not wait as long as is wise elsewhere: for a driver that died, a worker that may join, and Ray
-Train to see that a worker died or is done."""
+IMPATIENT = {"SRCLUSTER_LEASE_BEAT_S": "1", "SRCLUSTER_RESIZE_S": "5"}
+"""So that a test need not wait as long as is wise elsewhere: for a driver that died, and for a worker that may join."""
 
 LONGEST = ("train/test_train.py", "sweep/test_sweep.py", "hosts/", "train/", "sweep/", "tracking/", "upscale/", "pack/")
 """The files that come first, so that of several processes none is left alone with one of them at the end."""
