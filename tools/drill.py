@@ -41,7 +41,7 @@ RECIPE = (
     *("evaluation.benchmarks=[pieces]", f"log_every_steps={LOG_EVERY}", f"checkpoint.every_steps={SAVE_EVERY}"),
     *("evaluation.every_steps=200", "--workers", "2"),
 )
-METRICS = ("train/loss", "train/lr", "psnr_y/pieces")
+METRICS = ("train/loss", "train/lr", "psnr_y/pieces", "best/psnr_y/pieces")
 PATIENCE_S = 600.0
 
 
@@ -127,7 +127,9 @@ class Training:
 
     def curves(self) -> dict[str, list[tuple[int, float]]]:
         run = self.info().run_id
-        return {name: [(p.step, p.value) for p in MlflowClient().get_metric_history(run, name)] for name in METRICS}
+        points = {name: [(p.step, p.value) for p in MlflowClient().get_metric_history(run, name)] for name in METRICS}
+        # Rank 0 and the driver both tell a result: its points may come twice, and must be the same.
+        return {name: sorted(set(found)) if name.startswith("best/") else found for name, found in points.items()}
 
     def model(self) -> bytes:
         return storage.read(storage.join(self.store.url, "model.safetensors"))
