@@ -4,12 +4,13 @@ import random
 import re
 import signal
 import tempfile
+import time
 
 import psutil
 import pytest
 from mlflow import MlflowClient
 
-from srcluster import storage
+from srcluster import local, storage
 from srcluster.recipe import Schedule
 from srcluster.train.driver import EXPERIMENT
 from srcluster.training.optimizer import learning_rate_factor
@@ -90,23 +91,48 @@ def test_a_training_from_nothing(shell):
     assert "was begun with another recipe (seed = 0, and now 1): give this one another --name" in printed
 
 
-@pytest.mark.cluster
-@pytest.mark.timeout(900)
-def test_a_short_drill(shell, monkeypatch, tmp_path):
-    """Whatever is struck, the training comes to what the undisturbed one came to; tools/drill strikes more."""
-    # Other tests have temporary files, too.
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    whole, struck = (
-        drill.Training(name, STEPS, shell.start, drill.ray_processes) for name in ("undisturbed", "disturbed")
-    )
+def training(shell, name: str) -> drill.Training:
+    return drill.Training(name, STEPS, shell.start, drill.ray_processes)
+
+
+@pytest.fixture
+def undisturbed(shell) -> drill.Training:
+    """A training that nothing disturbed; what is disturbed must come to the same."""
+    whole = training(shell, "undisturbed")
     if not whole.store.result():
         whole.start()
         whole.finish()
+    return whole
+
+
+@pytest.mark.cluster
+def test_services_that_go_away_lose_nothing(shell, undisturbed):
+    process = start(shell, "outage")
+    shell.wait_for(lambda: store_of(shell, "outage").steps(), process)
+    local.stop(["s3", "mlflow"], shell.cluster.state, timeout_s=0)
+    # Longer than botocore and MLflow try by themselves.
+    time.sleep(10)
+    assert process.poll() is None
+    local.start(["s3", "mlflow"], shell.cluster.state)
+    printed = shell.finish(process)
+    assert process.returncode == 0
+    assert printed.count("2 workers of 1 threads") == 1
+    assert_whole("outage")
+    assert training(shell, "outage").model() == undisturbed.model()
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_a_short_drill(shell, undisturbed, monkeypatch, tmp_path):
+    """Whatever is struck, the training comes to what the undisturbed one came to; tools/drill strikes more."""
+    # Other tests have temporary files, too.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    struck = training(shell, "disturbed")
     struck.start()
     # The last: the ranks train on while their driver is stopped.
     names = ("report_queue", "one_rank", "controller", "terminal_closed", "services", "driver_stopped")
     drill.strike(struck, names, random.Random(1))
-    assert drill.is_whole(struck, whole)
+    assert drill.is_whole(struck, undisturbed)
     printed = "\n".join(struck.lines)
     assert "nothing is lost, the same command continues it" in printed
     assert "was taken over by" in printed
