@@ -60,8 +60,9 @@ def train(
 
     group = driver.Workers(least, most, cpus, gpu, retries)
     if not driver.run(chosen, name, group, address, extend):
-        print("interrupted; nothing is lost, the same command continues it")
-        raise typer.Exit(130)
+        print("interrupted; nothing is lost, the same command continues it", flush=True)
+        # Not by way of Ray's own end, which may change the status. The workers end with this process.
+        os._exit(130)
 
 
 def _submit(name: str, typed: list[str], runtime_env: Path | None) -> None:

@@ -130,9 +130,8 @@ def _train(
                 # The workers may know before the driver that it lost the lease.
                 lease.holder.check()
             except KeyboardInterrupt:
-                # Ends the workers, too, so that nothing is logged after the end.
-                ray.shutdown()
-                run.end("KILLED")
+                # First: to leave Ray while Ray Train waits in its thread may end this process at once.
+                run.end("KILLED", timeout_s=10)
                 return False
         ray.shutdown()
         if error := outcome.get("error"):
